@@ -1,0 +1,1 @@
+"""Turns tasks into rollouts with a snapshot of the policy."""

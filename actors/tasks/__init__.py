@@ -1,0 +1,1 @@
+"""Where tasks come from: the procedural world and data sets."""

@@ -1,0 +1,1 @@
+"""The six pixel tools and the toolbox that executes them."""

@@ -1,0 +1,1 @@
+"""Throughput figures against honest peers: `pixelis bench`."""

@@ -1,0 +1,1 @@
+"""Hydra's configuration groups: values live here, meaning in each room's config.py."""

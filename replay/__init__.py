@@ -1,0 +1,1 @@
+"""Remembers rollouts: what to keep, what to hand out, what to call similar."""
