@@ -137,7 +137,7 @@ class Chat:
         pieces: list[str | MediaRef] = [f"{head}<|im_start|>user\n"]
         if query.clip is not None:
             for index, view in zip(query.clip.shown, views, strict=True):
-                pieces += [f"frame_{index + 1} {query.clip.times_s[index]:.1f}s", view]
+                pieces += [f"frame_{index + 1} {query.clip.times_s[index]:.1f}s\n", view]
         else:
             pieces += list(views)
         pieces.append(f"{plain(query.question)}<|im_end|>\n<|im_start|>assistant\n")

@@ -301,3 +301,34 @@ class Canary:
     images: tuple[MediaRef, ...]
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A past experience near a query. similarity: inner product of unit vectors, in [−1, 1].
+
+    chain: names of the tools that led to `answer`. confidence: in [0, 1]. sequence: its record in the replay log.
+    """
+
+    query_id: str
+    similarity: float
+    family: str
+    chain: tuple[str, ...]
+    answer: str | None
+    confidence: float
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """One batch of whole groups for learner step `step`.
+
+    watermark: the log's last sequence number when it was decided. rollout_ids: in the order of the rows of `rollouts`,
+    which is one Arrow IPC stream (common/schema). consensus: one a group, in the order of the groups; empty where nobody voted.
+    """
+
+    step: int
+    watermark: int
+    rollout_ids: tuple[str, ...]
+    rollouts: bytes
+    consensus: tuple[Consensus, ...] = ()

@@ -1,0 +1,109 @@
+"""What each phase of a run is: how long, on which tasks, and how far acting may run ahead of learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from actors.tasks.scene import Shift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImitationLevel:
+    """A level of the curriculum: traces of scenes with `num_plates`, learned from for `num_steps` steps."""
+
+    num_plates: tuple[int, int]
+    num_traces: int
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if self.num_traces < 1 or self.num_steps < 1:
+            raise ValueError(f"num_traces and num_steps must be at least 1, got {self.num_traces}, {self.num_steps}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftPhase:
+    """Phase 1. `chunk` traces are synthesised at a time, so learning starts before all are there."""
+
+    levels: tuple[ImitationLevel, ...] = ()
+    chunk: int = 100
+    checkpoint_every: int = 200
+
+    @property
+    def num_steps(self) -> int:
+        return sum(level.num_steps for level in self.levels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RlPhase:
+    """Phases 2 and 3: acting and learning side by side.
+
+    num_steps: learner steps. groups_per_step: groups in one draw. group_size: sibling rollouts of a group.
+    max_policy_lag: steps, at most, between the policy of a token and the step that learns from it; 0 is in lockstep.
+    max_groups: in flight at once. split, shift: the tasks. votes: rewards come from a vote, not from the truth.
+    views: augmentations of the view, dealt to siblings in turn ("" is the plain view).
+    deterministic: one rollout at a time, groups learned from in order; with lag 0 a seed fixes every bit.
+    """
+
+    name: str
+    num_steps: int
+    groups_per_step: int = 16
+    group_size: int = 8
+    max_policy_lag: int = 2
+    max_groups: int = 8
+    split: str = "train"
+    shift: str = ""
+    votes: bool = False
+    views: tuple[str, ...] = ("",)
+    temperature: float = 1.0
+    checkpoint_every: int = 20
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for field_name in ("groups_per_step", "group_size", "max_groups"):
+            if getattr(self, field_name) < 1:
+                raise ValueError(f"{field_name} must be at least 1, got {getattr(self, field_name)}")
+        if self.num_steps < 0 or self.max_policy_lag < 0:
+            raise ValueError(f"num_steps, max_policy_lag must not be negative: {self.num_steps}, {self.max_policy_lag}")
+        if not self.views:
+            raise ValueError('views must name at least one view; "" is the plain one')
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0 to explore, got {self.temperature}")
+        Shift.parse(self.shift)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """num_tasks of `split`, at most `concurrency` rollouts at once. shift: of the tasks ("" for the world as
+    trained).
+    """
+
+    num_tasks: int = 64
+    split: str = "test"
+    shift: str = ""
+    concurrency: int = 16
+    strips: int = 12
+
+    def __post_init__(self) -> None:
+        if self.num_tasks < 1 or self.concurrency < 1:
+            raise ValueError(f"num_tasks and concurrency must be at least 1, got {self.num_tasks}, {self.concurrency}")
+        Shift.parse(self.shift)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainPhase:
+    """Vision warm-up of the small base model: `num_scenes` scenes, `num_steps` steps of `batch_size`."""
+
+    num_scenes: int = 4000
+    num_steps: int = 500
+    batch_size: int = 64
+    lr: float = 2e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """The whole of a run, in order; a phase with no steps is skipped."""
+
+    pretrain: PretrainPhase = field(default_factory=PretrainPhase)
+    sft: SftPhase = field(default_factory=SftPhase)
+    rft: RlPhase = field(default_factory=lambda: RlPhase(name="rft", num_steps=0))
+    ttrl: RlPhase = field(default_factory=lambda: RlPhase(name="ttrl", num_steps=0, votes=True))
