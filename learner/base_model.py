@@ -118,9 +118,9 @@ def make_model(shape: BaseShape, tokenizer: Any, seed: int) -> Any:
     import transformers as hf
 
     ids = {name: int(tokenizer.convert_tokens_to_ids(name)) for name in SPECIAL}
-    head = shape.hidden_size // shape.num_heads
-    rope = {"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": shape.rope_theta}
-    assert sum(rope["mrope_section"]) == head // 2  # type: ignore[arg-type]
+    sections = [4, 6, 6]
+    assert sum(sections) == shape.hidden_size // shape.num_heads // 2
+    rope = {"type": "mrope", "rope_type": "default", "mrope_section": sections, "rope_theta": shape.rope_theta}
     text = {
         "vocab_size": shape.vocabulary_size,
         "hidden_size": shape.hidden_size,

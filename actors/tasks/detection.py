@@ -41,4 +41,5 @@ def detection_scenes(
             cell = (y0 + y1) * cells // (2 * config.side) * cells + (x0 + x1) * cells // (2 * config.side)
             presence[row, cell, names.index(plate.colour)] = 1
             boxes[row, cell] = [value // config.grid_step for value in written_box(plate, config)]
-    return save({"views": np.stack(views), "presence": presence, "boxes": boxes})
+    packed: bytes = save({"views": np.stack(views), "presence": presence, "boxes": boxes})
+    return packed
