@@ -158,10 +158,14 @@ class Chat:
     def _turn(self, role: Any, pieces: Iterable[str | MediaRef]) -> Turn:
         ids: list[int] = []
         images: list[MediaRef] = []
-        for piece in pieces:
+        text = ""
+        for piece in (*pieces, None):
             if isinstance(piece, str):
-                ids += self._encode_cached(piece)
-            else:
+                text += piece  # text between two pictures is tokenised as one piece, as the model's own template would
+                continue
+            ids += self._encode_cached(text) if text else ()
+            text = ""
+            if piece is not None:
                 pads = [self.image_pad] * self.vision.num_tokens(piece)
                 ids += [self._id("<|vision_start|>"), *pads, self._id("<|vision_end|>")]
                 images.append(piece)

@@ -11,6 +11,7 @@ PixelisError
 │   ├── LogDamaged        a frame of a sealed segment does not match its hash
 │   └── LogLocked         another writer holds the log
 ├── WeightsError          received weights do not match their digest, or an engine refused them
+├── ActorDied             the process behind a handle ended before it answered
 └── Stopped               someone asked for a clean stop
 
 Everything else is a bug, propagates and stops the run.
@@ -61,6 +62,10 @@ class LogLocked(ReplayError):
 
 class WeightsError(PixelisError):
     """Weights do not match their digest, or an engine did not take them."""
+
+
+class ActorDied(PixelisError):
+    """The process behind a handle ended before it answered."""
 
 
 class Stopped(PixelisError):

@@ -324,7 +324,7 @@ class Draw:
     """One batch of whole groups for learner step `step`.
 
     watermark: the log's last sequence number when it was decided. rollout_ids: in the order of the rows of `rollouts`,
-    which is one Arrow IPC stream (common/schema). consensus: one a group, in the order of the groups; empty where nobody voted.
+    which is one Arrow IPC stream (common/schema). consensus: one a group, in their order; empty where nobody voted.
     """
 
     step: int

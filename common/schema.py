@@ -1,0 +1,294 @@
+"""Rollouts and traces as Arrow: how they cross processes and how they are kept.
+
+One value is one row; one call to `encode_*` makes one IPC stream in one buffer. Token ids are large_list<int32>,
+log-probs large_list<float32>, no column is dictionary-encoded. A tool call's arguments are canonical JSON text, because
+their shape differs from tool to tool. Decoding gives back equal values, except that log-probs and weights come back
+rounded to float32 (a value that float32 can hold comes back exactly). The stream's metadata says what it holds and the
+schema's version, so a trace can never be read as a rollout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from common.errors import ContractError
+from common.rows import rollout_of, rollout_row, trace_of, trace_row
+from common.types import MediaRef, Rollout, Trace
+
+SCHEMA_VERSION = 1
+"""Raised with every change to the columns below; a reader of another version refuses the stream."""
+
+_REF = pa.struct(
+    [
+        ("digest", pa.string()),
+        ("kind", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("num_bytes", pa.int64()),
+    ]
+)
+_CLIP = pa.struct(
+    [("frames", pa.list_(_REF)), ("times_s", pa.list_(pa.float64())), ("shown", pa.list_(pa.int32()))],
+)
+_QUERY = pa.struct(
+    [("query_id", pa.string()), ("question", pa.string()), ("images", pa.list_(_REF)), ("clip", _CLIP)],
+)
+_SPAN = pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("version", pa.int64())])
+_TURN = pa.struct(
+    [
+        ("role", pa.string()),
+        ("token_ids", pa.large_list(pa.int32())),
+        ("images", pa.list_(_REF)),
+        ("logprobs", pa.large_list(pa.float32())),
+        ("versions", pa.list_(_SPAN)),
+    ]
+)
+_OBSERVATION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("image", _REF),
+        ("view", _REF),
+        ("error", pa.string()),
+        ("digest", pa.string()),
+        ("cpu_s", pa.float64()),
+        ("wall_s", pa.float64()),
+        ("cached", pa.bool_()),
+    ]
+)
+_CALL = pa.struct(
+    [
+        ("name", pa.string()),
+        ("arguments", pa.string()),
+        ("observation", _OBSERVATION),
+        ("source", pa.string()),
+        ("footprint", pa.list_(pa.int32())),
+    ]
+)
+_FACTS = pa.struct(
+    [
+        ("score", pa.float64()),
+        ("parsed", pa.bool_()),
+        ("valid", pa.bool_()),
+        ("num_calls", pa.int32()),
+        ("num_errors", pa.int32()),
+        ("num_repeats", pa.int32()),
+    ]
+)
+_BOX = pa.struct([("position", pa.int32()), ("box", pa.list_(pa.float64()))])
+
+
+def _schema(kind: str, fields: list[tuple[str, Any]]) -> Any:
+    return pa.schema(fields, metadata={"pixelis.kind": kind, "pixelis.schema": str(SCHEMA_VERSION)})
+
+
+ROLLOUTS = _schema(
+    "rollouts",
+    [
+        ("rollout_id", pa.string()),
+        ("producer", pa.string()),
+        ("epoch", pa.int64()),
+        ("sequence", pa.int64()),
+        ("group_id", pa.string()),
+        ("group_size", pa.int32()),
+        ("phase", pa.string()),
+        ("family", pa.string()),
+        ("oldest_version", pa.int64()),
+        ("newest_version", pa.int64()),
+        ("query", _QUERY),
+        ("turns", pa.list_(_TURN)),
+        ("calls", pa.list_(_CALL)),
+        ("answer", pa.string()),
+        ("stop_reason", pa.string()),
+        ("facts", _FACTS),
+        ("temperature", pa.float64()),
+        ("chain", pa.list_(pa.string())),
+        ("generate_s", pa.float64()),
+        ("tools_s", pa.float64()),
+        ("views", pa.string()),
+    ],
+)
+"""The columns of a rollout. oldest_version, newest_version: derived from the spans, null when nothing was sampled."""
+
+TRACES = _schema(
+    "traces",
+    [
+        ("trace_id", pa.string()),
+        ("family", pa.string()),
+        ("level", pa.int32()),
+        ("kind", pa.string()),
+        ("query", _QUERY),
+        ("turns", pa.list_(_TURN)),
+        ("weights", pa.large_list(pa.float32())),
+        ("boxes", pa.list_(_BOX)),
+    ],
+)
+"""The columns of a trace; its turns have no log-probs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutKeys:
+    """What a replay must know of a rollout without decoding it.
+
+    oldest_version: None when nothing was sampled. media: every view and image it refers to, each once.
+    """
+
+    rollout_id: str
+    producer: str
+    epoch: int
+    sequence: int
+    group_id: str
+    group_size: int
+    phase: str
+    oldest_version: int | None
+    score: float | None
+    quarantined: bool
+    media: tuple[MediaRef, ...]
+
+
+def encode_rollouts(rollouts: Sequence[Rollout]) -> bytes:
+    """One Arrow IPC stream, a row a rollout. Raises ContractError for one that breaks the laws in `check_rollout`."""
+    for rollout in rollouts:
+        check_rollout(rollout)
+    return _encode([rollout_row(rollout) for rollout in rollouts], ROLLOUTS)
+
+
+def decode_rollouts(data: bytes) -> list[Rollout]:
+    """The rollouts of `encode_rollouts`, checked again. Raises ContractError when `data` holds something else."""
+    rollouts = [rollout_of(row) for row in rollout_table(data).to_pylist()]
+    for rollout in rollouts:
+        check_rollout(rollout)
+    return rollouts
+
+
+def encode_traces(traces: Sequence[Trace]) -> bytes:
+    """One Arrow IPC stream, a row a trace. Raises ContractError when weights and tokens do not match."""
+    for trace in traces:
+        _check_trace(trace)
+    return _encode([trace_row(trace) for trace in traces], TRACES)
+
+
+def decode_traces(data: bytes) -> list[Trace]:
+    """The traces of `encode_traces`."""
+    return [trace_of(row) for row in _table(data, "traces").to_pylist()]
+
+
+def rollout_table(data: bytes) -> pa.Table:
+    """The rows as an Arrow table over `data`, nothing copied. Columns: `ROLLOUTS`. Raises ContractError."""
+    return _table(data, "rollouts")
+
+
+def merge_rollouts(buffers: Sequence[bytes]) -> bytes:
+    """One stream with the rows of all `buffers` in order, as one record batch (so every column is one chunk)."""
+    if len(buffers) == 1:
+        return buffers[0]
+    table = pa.concat_tables([rollout_table(data) for data in buffers]) if buffers else ROLLOUTS.empty_table()
+    return _write(table.combine_chunks(), ROLLOUTS)
+
+
+def rollout_keys(data: bytes) -> list[RolloutKeys]:
+    """The keys of every row, without touching a token. Raises ContractError when a column that must not be null is."""
+    names = ["rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "oldest_version"]
+    table = rollout_table(data)
+    rows = table.select([*names, "stop_reason"]).to_pylist()
+    scores = table["facts"].combine_chunks().field("score").to_pylist() if rows else []
+    media = _media(table)
+    keys = []
+    for row, score, refs in zip(rows, scores, media, strict=True):
+        quarantined = row.pop("stop_reason") == "quarantined"
+        if row["oldest_version"] is None and not quarantined:
+            raise ContractError(f"rollout {row['rollout_id']} has no sampled token")
+        keys.append(RolloutKeys(**row, score=score, quarantined=quarantined, media=refs))
+    return keys
+
+
+def check_rollout(rollout: Rollout) -> None:
+    """Laws of a rollout: a finite log-prob for every token of an assistant's turn and for no other; version spans that
+    tile such a turn; something sampled, unless the rollout is quarantined. Raises ContractError.
+    """
+    name = rollout.rollout_id
+    for i, turn in enumerate(rollout.turns):
+        num_expected = len(turn.token_ids) if turn.role == "assistant" else 0
+        if len(turn.logprobs) != num_expected:
+            raise ContractError(
+                f"rollout {name}, turn {i} ({turn.role}): {len(turn.logprobs)} log-probs, expected {num_expected}"
+            )
+        with np.errstate(over="ignore"):
+            logprobs = np.asarray(turn.logprobs, np.float32)
+        if not np.isfinite(logprobs).all():
+            raise ContractError(f"rollout {name}, turn {i}: a log-prob is not finite in float32")
+        reached = 0
+        for span in turn.versions:
+            if span.start != reached or span.stop <= span.start:
+                break
+            reached = span.stop
+        if reached != num_expected or (not num_expected and turn.versions):
+            raise ContractError(f"rollout {name}, turn {i}: version spans do not tile its {num_expected} tokens")
+    if not rollout.num_sampled_tokens and rollout.stop_reason != "quarantined":
+        raise ContractError(f"rollout {name} has no sampled token")
+    if not math.isfinite(rollout.temperature):
+        raise ContractError(f"rollout {name}: temperature {rollout.temperature} is not finite")
+
+
+def _check_trace(trace: Trace) -> None:
+    num_tokens = sum(len(turn.token_ids) for turn in trace.turns)
+    if len(trace.weights) != num_tokens:
+        raise ContractError(f"trace {trace.trace_id}: {len(trace.weights)} weights for {num_tokens} tokens")
+    if not np.isfinite(np.asarray(trace.weights, np.float32)).all():
+        raise ContractError(f"trace {trace.trace_id}: a weight is not finite")
+    if any(turn.logprobs or turn.versions for turn in trace.turns):
+        raise ContractError(f"trace {trace.trace_id} carries log-probs: what was sampled is a rollout")
+
+
+# ── IPC ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _encode(rows: list[dict[str, Any]], schema: Any) -> bytes:
+    try:
+        return _write(pa.Table.from_pylist(rows, schema=schema), schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise ContractError(f"a value does not fit its column: {error}") from error
+
+
+def _write(table: Any, schema: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(table)
+    return cast(bytes, sink.getvalue().to_pybytes())
+
+
+def _table(data: bytes, kind: str) -> Any:
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            metadata = reader.schema.metadata or {}
+            held = metadata.get(b"pixelis.kind", b"nothing known").decode()
+            version = metadata.get(b"pixelis.schema", b"0").decode()
+            if held != kind:
+                raise ContractError(f"expected a stream of {kind}, got one of {held}")
+            if version != str(SCHEMA_VERSION):
+                raise ContractError(f"a stream of schema {version}; this program reads schema {SCHEMA_VERSION}")
+            return reader.read_all()
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        raise ContractError(f"not an Arrow stream of {kind}: {error}") from error
+
+
+def _media(table: Any) -> list[tuple[MediaRef, ...]]:
+    """Every reference of each row, in order of first mention."""
+    found: list[tuple[MediaRef, ...]] = []
+    turns = table["turns"].combine_chunks() if table.num_rows else []
+    calls = table["calls"].combine_chunks() if table.num_rows else []
+    for i, query in enumerate(table["query"].to_pylist()):
+        rows = list(query["images"])
+        rows += query["clip"]["frames"] if query["clip"] else []
+        for images in turns[i].values.field("images").to_pylist():
+            rows += images
+        observations = calls[i].values.field("observation")
+        for side in ("image", "view"):
+            rows += [ref for ref in observations.field(side).to_pylist() if ref is not None]
+        found.append(tuple({row["digest"]: MediaRef(**row) for row in rows}.values()))
+    return found
