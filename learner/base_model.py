@@ -40,7 +40,7 @@ _CALLS = (
     "<answer>", "</answer>",
 )  # fmt: skip
 _WORDS = (
-    "code on the", " plate?", "side of the", "how many plates?", "left", "right", "look at", ".0s\n", ".5s\n",
+    "code on the", " plate?", "side of the", "where is the", "how many plates?", "left", "right", "look at", ".0s\n", ".5s\n",
     " red", " green", " blue", " yellow", " purple", " orange", " cyan", " pink",
 )  # fmt: skip
 _CORPUS = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+FAMILIES = ("text", "clip", "side", "count", "where", "where_clip")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldConfig:
@@ -24,9 +26,9 @@ class WorldConfig:
     mix: dict[str, float] = field(default_factory=lambda: {"text": 0.5, "clip": 0.25, "side": 0.15, "count": 0.10})
 
     def __post_init__(self) -> None:
-        unknown = set(self.mix) - {"text", "clip", "side", "count"}
+        unknown = set(self.mix) - set(FAMILIES)
         if unknown:
-            raise ValueError(f"mix names unknown families {sorted(unknown)}; there are text, clip, side, count")
+            raise ValueError(f"mix names unknown families {sorted(unknown)}; there are {', '.join(FAMILIES)}")
         if not self.mix or min(self.mix.values()) < 0 or sum(self.mix.values()) <= 0:
             raise ValueError(f"mix must have shares that add up to more than 0, got {self.mix}")
         if not 1 <= self.num_plates[0] <= self.num_plates[1] <= 4:

@@ -4,6 +4,7 @@
     clip    the same in a clip; the colour occurs in one frame only, so the frame must be found too
     side    is the plate left or right?            no tool        seen in the view
     count   how many plates?                       no tool        seen in the view
+    where, where_clip   where is a plate? answered with a box: grounding, for pretraining only
 
 A task is a function of (seed, split, index, shift); splits have streams of their own, so they never meet.
 """
@@ -76,7 +77,7 @@ class World:
     def _try(self, family: str, random: np.random.Generator, low: int, high: int, shift: Shift | None) -> _Drawn | None:
         """One attempt at a task of `family`; None when what was drawn cannot be asked without ambiguity."""
         side = self._config.side
-        if family == "clip":
+        if family in ("clip", "where_clip"):
             scenes = tuple(
                 draw_scene(random, num_plates=int(random.integers(1, 3)), side=side, shift=shift)
                 for _ in range(self._config.frames)
@@ -91,6 +92,9 @@ class World:
             scenes = (draw_scene(random, num_plates=int(random.integers(fewest, high + 1)), side=side, shift=shift),)
             at, plate = 0, scenes[0].plates[int(random.integers(len(scenes[0].plates)))]
         question, answer = _ask(family, scenes[at], plate, side)
+        if family.startswith("where"):
+            box = ",".join(map(str, written_box(plate, self._config)))
+            answer = f"frame_{at + 1}[{box}]" if family == "where_clip" else f"[{box}]"
         if not answer:
             return None
         return _Drawn(family=family, scenes=scenes, at=at, plate=plate, question=question, answer=answer)
@@ -98,7 +102,7 @@ class World:
     def _task(self, drawn: _Drawn, split: str, index: int, variant: str) -> Task:
         refs = tuple(put_image(self._store, scene.pixels) for scene in drawn.scenes)
         query_id = "-".join(filter(None, (split, str(index), variant)))
-        if drawn.family == "clip":
+        if len(refs) > 1:
             times = tuple(FRAME_S * i for i in range(len(refs)))
             clip = Clip(frames=refs, times_s=times, shown=tuple(range(len(refs))))
             query = Query(query_id=query_id, question=drawn.question, clip=clip)
@@ -138,6 +142,8 @@ def _ask(family: str, scene: Scene, plate: Plate, side: int) -> tuple[str, str]:
     if family == "side":
         middle = (plate.box[0] + plate.box[2]) / 2 - side / 2
         return f"side of the {plate.colour} plate?", "" if abs(middle) < _MIDDLE else "left" if middle < 0 else "right"
+    if family.startswith("where"):
+        return f"where is the {plate.colour} plate?", "box"
     return f"code on the {plate.colour} plate?", plate.code
 
 
