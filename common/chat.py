@@ -137,10 +137,17 @@ class Chat:
         pieces: list[str | MediaRef] = [f"{head}<|im_start|>user\n"]
         if query.clip is not None:
             for index, view in zip(query.clip.shown, views, strict=True):
-                pieces += [f"frame_{index + 1} {query.clip.times_s[index]:.1f}s\n", view]
+                pieces += [_frame_name(index, query.clip.times_s[index]), view]
         else:
             pieces += list(views)
         pieces.append(f"{plain(query.question)}<|im_end|>\n<|im_start|>assistant\n")
+        return self._turn("user", pieces)
+
+    def pictures(self, views: Sequence[MediaRef], times_s: Sequence[float] | None) -> Turn:
+        """Pictures alone, with the names and seconds of frames where times are given: what a caption describes."""
+        pieces: list[str | MediaRef] = []
+        for index, view in enumerate(views):
+            pieces += [view] if times_s is None else [_frame_name(index, times_s[index]), view]
         return self._turn("user", pieces)
 
     def observation(self, text: str, view: MediaRef | None) -> Turn:
@@ -154,6 +161,12 @@ class Chat:
     def written(self, text: str) -> tuple[int, ...]:
         """Ids of an assistant's turn that someone else wrote (a trace), closed by <|im_end|>."""
         return (*self.encode(text), self.end_of_turn)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters [first, last) of `text` that each token of `encode(text)` stands for."""
+        return [
+            (int(first), int(last)) for first, last in self._tokenizer.encode(text, add_special_tokens=False).offsets
+        ]
 
     def _turn(self, role: Any, pieces: Iterable[str | MediaRef]) -> Turn:
         ids: list[int] = []
@@ -234,6 +247,10 @@ class Chat:
             positions[2, span] = now + np.tile(np.arange(columns), rows)
             at, now = at + rows * columns, now + max(rows, columns)
         return positions
+
+
+def _frame_name(index: int, time_s: float) -> str:
+    return f"frame_{index + 1} {time_s:.1f}s\n"
 
 
 def plain(text: str) -> str:

@@ -4,8 +4,7 @@ Stock classes only, so transformers and vLLM load it like its large relatives. V
 8 px,
 2×2 patches a token: 16 visual tokens. The tower has only relative positions; the frame drawn around every view
 (actors/views)
-gives it an origin, and full attention in every layer lets each patch find it. The language side turns slowly
-(rope_theta 100), as befits contexts of a few hundred tokens.
+gives it an origin, and full attention in every layer lets each patch find it.
 
 The tokenizer is a byte-level BPE of 512 ids. Digits stand alone, so that a code that was read can be copied digit by
 digit; the
@@ -40,7 +39,8 @@ _CALLS = (
     "<answer>", "</answer>",
 )  # fmt: skip
 _WORDS = (
-    "code on the", " plate?", "side of the", "where is the", "how many plates?", "left", "right", "look at", ".0s\n", ".5s\n",
+    "code on the", " plate?", "side of the", "where is the", "how many plates?", "left", "right", "look at",
+    ".0s\n", ".5s\n",
     " red", " green", " blue", " yellow", " purple", " orange", " cyan", " pink",
 )  # fmt: skip
 _CORPUS = (
@@ -65,7 +65,7 @@ class BaseShape:
     num_layers: int = 3
     num_heads: int = 4
     num_key_value_heads: int = 2
-    rope_theta: float = 100.0
+    rope_theta: float = 1e6
     vision_hidden_size: int = 64
     vision_intermediate_size: int = 176
     vision_depth: int = 2
@@ -166,8 +166,9 @@ def make_model(shape: BaseShape, tokenizer: Any, seed: int) -> Any:
 
 
 def _initialise(model: Any, random: torch.Generator) -> None:
-    """Uniform ±1/√fan-in for matrices, zero biases, unit embeddings: wider than the large models' 0.02, which at this
-    size learns slowly.
+    """Uniform ±1/√fan-in for matrices, zero biases, unit embeddings: wider than the large models' 0.02, which learns
+    slowly at this size. Queries begin equal to keys, so attention begins by similarity, which is how a colour's
+    word finds the token that looks like it.
     """
     import torch
 
@@ -178,6 +179,11 @@ def _initialise(model: Any, random: torch.Generator) -> None:
                 parameter.uniform_(-bound, bound, generator=random)
             elif name.endswith("bias"):
                 parameter.zero_()
+        config = model.config.text_config
+        share = config.num_attention_heads // config.num_key_value_heads
+        for layer in model.model.language_model.layers:
+            keys = layer.self_attn.k_proj.weight.view(config.num_key_value_heads, -1, config.hidden_size)
+            layer.self_attn.q_proj.weight.copy_(keys.repeat_interleave(share, 0).flatten(0, 1))
         model.model.language_model.embed_tokens.weight.normal_(0, 1, generator=random)
         model.lm_head.weight.normal_(0, 0.02, generator=random)
 

@@ -10,7 +10,7 @@ is the marginal entropy of the coordinates. The heads are thrown away; the tower
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ _NONE_WEIGHT = 0.15
 class WarmupConfig:
     """num_steps of batch_size views, AdamW with warm-up over `rise` steps and cosine decay to 5 % of lr."""
 
-    num_steps: int = 500
+    num_steps: int = 450
     batch_size: int = 64
     lr: float = 2e-3
     rise: int = 100
@@ -43,12 +43,18 @@ class WarmupConfig:
 class Warmup:
     """Makes the base model: collects scenes, trains the tower on them, writes a model folder."""
 
-    def __init__(self, config: WarmupConfig, shape: BaseShape) -> None:
+    def __init__(self, config: WarmupConfig, shape: BaseShape, words: Sequence[str]) -> None:
+        """words: the colours' tokens, in the order of `presence`."""
         torch.set_num_threads(config.num_threads)
         self._config, self._shape = config, shape
         self._parts: list[dict[str, np.ndarray]] = []
         self._tokenizer = make_tokenizer(shape)
+        self._words = [self._token(word) for word in words]
         self._model = make_model(shape, self._tokenizer, config.seed)
+
+    def _token(self, text: str) -> int:
+        (token,) = self._tokenizer.encode(text, add_special_tokens=False)
+        return int(token)
 
     def add(self, scenes: bytes) -> int:
         """Scenes as safetensors: views (n, side, side, 3) uint8, presence (n, tokens, colours), boxes (n, tokens, 4)
@@ -81,10 +87,9 @@ class Warmup:
         views, boxes = data["views"], torch.from_numpy(data["boxes"])
         presence = torch.from_numpy(data["presence"]).float()
         torch.manual_seed(config.seed)
-        colours = nn.Linear(self._shape.hidden_size, presence.shape[-1])
-        corners = nn.Linear(self._shape.hidden_size, 4 * (none + 1))
-        parameters = [*self._model.model.visual.parameters(), *colours.parameters(), *corners.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        heads = WordHeads(self._model, self._words, self._coordinates(), self._shape.hidden_size)
+        parameters = [*self._model.model.visual.parameters(), *heads.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
         weights = torch.ones(none + 1)
         weights[none] = _NONE_WEIGHT
         random = np.random.default_rng(config.seed)
@@ -93,11 +98,10 @@ class Warmup:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * min(1.0, (step + 1) / config.rise) * decay
             rows = random.integers(0, len(views), config.batch_size)
-            features = self.features(views[rows])
-            seen = F.binary_cross_entropy_with_logits(colours(features), presence[rows], pos_weight=torch.tensor(8.0))
-            scores = corners(features).view(*features.shape[:2], 4, none + 1)
+            colours, corners = heads(self.features(views[rows]))
+            seen = F.binary_cross_entropy_with_logits(colours, presence[rows], pos_weight=torch.tensor(8.0))
             corner = [
-                F.cross_entropy(scores[:, :, k].flatten(0, 1), boxes[rows][:, :, k].flatten(), weight=weights)
+                F.cross_entropy(corners[:, :, k].flatten(0, 1), boxes[rows][:, :, k].flatten(), weight=weights)
                 for k in range(4)
             ]
             loss = _PRESENCE_WEIGHT * seen + _BOX_WEIGHT * torch.stack(corner).sum()
@@ -105,7 +109,12 @@ class Warmup:
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            yield {"step": step + 1, "loss": float(loss), **localisation(scores, boxes[rows], none)}
+            yield {"step": step + 1, "loss": float(loss), **localisation(corners, boxes[rows], none)}
+
+    def _coordinates(self) -> tuple[list[int], list[int]]:
+        """Tokens of the first coordinate of a box, and of the other three, by grid step."""
+        steps = range(0, 1001, self._shape.grid_step)
+        return [self._token(f"[{value}") for value in steps], [self._token(f",{value}") for value in steps]
 
     def features(self, views: np.ndarray) -> Tensor:
         """The tower's tokens for views (n, side, side, 3) uint8: shape (n, tokens, hidden)."""
@@ -113,6 +122,33 @@ class Warmup:
         out: Any = self._model.model.visual(pixels, grid_thw=grid)
         tokens: Tensor = getattr(out, "pooler_output", out)
         return tokens.view(len(views), -1, self._shape.hidden_size)
+
+
+class WordHeads(nn.Module):
+    """Dense predictions in the language's own terms: a colour is present where a visual token resembles the
+    embedding of its word, and a corner is scored with the output rows of the coordinate tokens. So the tower learns
+    to speak to the words it will meet.
+    """
+
+    def __init__(self, model: Any, words: list[int], coordinates: tuple[list[int], list[int]], size: int) -> None:
+        super().__init__()
+        self.embeddings = model.model.language_model.embed_tokens.weight
+        self.outputs = model.lm_head.weight
+        self.words, (self.first, self.other) = words, coordinates
+        self.size = size
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.offset = nn.Parameter(torch.zeros(len(words)))
+        self.none = nn.Parameter(torch.zeros(4))
+        self.queries = nn.Linear(size, 4 * size)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (n, t, size) → colours (n, t, words), corners (n, t, 4, steps + 1), the last class being "none"."""
+        colours = tokens @ self.embeddings[self.words].T * (self.scale / math.sqrt(self.size)) + self.offset
+        queries = self.queries(tokens).unflatten(-1, (4, self.size))
+        rows = [self.first, self.other, self.other, self.other]
+        corners = torch.stack([queries[:, :, k] @ self.outputs[rows[k]].T for k in range(4)], dim=2)
+        none = self.none.view(1, 1, 4, 1).expand(*corners.shape[:3], 1)
+        return colours, torch.cat([corners, none], dim=-1)
 
 
 def patches(views: np.ndarray, shape: BaseShape) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import pytest
 
 from actors.tasks.config import WorldConfig
 from actors.tasks.detection import detection_scenes
+from actors.tasks.scene import COLOURS
 from common.chat import Chat
 from learner.base_model import BaseShape, make_model, make_tokenizer, save_model
 from learner.warmup import Warmup, WarmupConfig, patches
@@ -54,7 +55,7 @@ def test_patches_are_what_the_stock_processor_makes(tmp_path: Path) -> None:
 
 
 def test_the_warm_up_learns_where_plates_are() -> None:
-    warmup = Warmup(WarmupConfig(num_steps=80, batch_size=32, rise=10), BaseShape())
+    warmup = Warmup(WarmupConfig(num_steps=80, batch_size=32, rise=10), BaseShape(), [f" {name}" for name in COLOURS])
     assert warmup.add(detection_scenes(WorldConfig(), 0, 100, cells=4, view=downsampled)) == 100
     assert warmup.add(detection_scenes(WorldConfig(), 100, 100, cells=4, view=downsampled)) == 200
     (start,) = warmup.train(1)
