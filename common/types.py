@@ -295,7 +295,10 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """A short prompt with text and a picture, and the log-probs that the learner gives to `token_ids` after it."""
+    """A short prompt with text and a picture, and the log-probs that the learner gives to `token_ids` after it.
+
+    They are those that a sampler would have: at temperature 1, placeholders banned.
+    """
 
     prompt_ids: tuple[int, ...]
     images: tuple[MediaRef, ...]

@@ -164,7 +164,7 @@ def a_group(
 
 
 def a_trace(number: int = 0, **changes: Any) -> Trace:
-    """A golden chain: prompt, ZOOM call, crop, answer; the prompt and the observation weigh 0, the call 2, the answer 1."""
+    """A golden chain: prompt, ZOOM call, crop, answer. Weights: prompt and observation 0, call 2, answer 1."""
     turns = (
         a_prompt(),
         Turn(role="assistant", token_ids=(20, 21, 22, 23, 2)),

@@ -1,0 +1,403 @@
+"""The replay buffer: rollouts in, whole groups out, nothing lost and nothing handed out twice.
+
+Every change is a record of the log. The state follows at once, so decisions are taken in the order of the log; whoever
+asked is answered when the record is durable. Rollouts arrive singly and are assembled into groups; a draw is decided,
+logged, made durable, and only then handed out, so asking for a step again gives the same rollouts.
+
+    loop      begin ─► admit (waits on the limiter) ─► … ─► settle (if voting) ─► abandon (if an actor died)
+    actors    add (a rollout each)
+    learner   sample (waits for whole groups) ─► advance (wakes admit) ─► … ─► rewind (after a restore)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.errors import ConfigError, ContractError, Stopped
+from common.schema import RolloutKeys, decode_rollouts, merge_rollouts, rollout_keys
+from common.types import Consensus, Draw, Neighbour
+from replay.commit import Committer
+from replay.config import ReplayConfig
+from replay.limiter import Limiter
+from replay.log import Log
+from replay.records import Admit, Advance, Begin, Experience, Kind, Record, Rewind, Settle, Spend, encode
+from replay.rules import check_admissible, draw_of, is_known, ready, too_old, why_spend
+from replay.selectors import Fifo
+from replay.state import Group, State
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from replay.index import NeighbourIndex
+    from replay.media import DurableMedia
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayStats:
+    """A picture of the replay. Rollouts: inserted = live + spent + expired + quarantined + erased, always.
+
+    duplicates: refused since this process started. spent_reasons: rollouts by reason ("drawn" among them). step: the
+    learner's. admitted, returned: groups of this phase. open_groups: those that wait for rollouts or a vote.
+    lost_records, cut_bytes: what opening the log found damaged, and the torn tail that it cut.
+    """
+
+    inserted: int
+    live: int
+    spent: int
+    expired: int
+    quarantined: int
+    erased: int
+    duplicates: int
+    spent_reasons: dict[str, int]
+    phase: str
+    step: int
+    admitted: int
+    returned: int
+    open_groups: int
+    ready_groups: int
+    num_draws: int
+    max_policy_lag_seen: int
+    num_experiences: int
+    log_bytes: int
+    num_records: int
+    epoch: int
+    lost_records: int
+    cut_bytes: int
+
+
+class ReplayBuffer:
+    """One per run, on one event loop; `replay.opening.open_replay` builds it.
+
+    After a failed write or sync every method that writes raises ReplayError, for ever: restart to read the disk back.
+    """
+
+    def __init__(
+        self,
+        config: ReplayConfig,
+        *,
+        log: Log,
+        state: State,
+        media: DurableMedia | None = None,
+        index: NeighbourIndex | None = None,
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._state = state
+        self._media = media
+        self._index = index
+        self._selector = Fifo(in_order=config.in_order)
+        self._committer = Committer(log, config.durability, on_failure=self._on_failure)
+        self._changed = asyncio.Condition()
+        self._index_turn = asyncio.Lock()
+        self._duplicates = 0
+        self._closed = False
+
+    @property
+    def state(self) -> State:
+        """The fold of the log; read only."""
+        return self._state
+
+    async def begin(
+        self, phase: str, *, groups_per_step: int, max_policy_lag: int, votes: bool, step: int = 0, version: int = 0
+    ) -> None:
+        """Begin `phase`, the learner at `step`, having published `version`. What the phase before left is spent.
+
+        Beginning the phase that is under way is a restored learner's `rewind` to `step`. Raises ConfigError for
+        settings that would deadlock, or that differ from those the phase began with.
+        """
+        Limiter(groups_per_step=groups_per_step, max_policy_lag=max_policy_lag)
+        now = self._state.phase
+        if now is not None and now.phase == phase:
+            old = (now.groups_per_step, now.max_policy_lag, now.votes)
+            if old != (groups_per_step, max_policy_lag, votes):
+                raise ConfigError(
+                    f"phase {phase} began with groups_per_step, max_policy_lag, votes = {old}; this run folder cannot "
+                    f"go on with {(groups_per_step, max_policy_lag, votes)}: use the old values or a new run folder"
+                )
+            return await self.rewind(step, version=version)
+        await self._record_and_wake(
+            Begin(
+                phase=phase,
+                groups_per_step=groups_per_step,
+                max_policy_lag=max_policy_lag,
+                votes=votes,
+                step=step,
+                version=version,
+            )
+        )
+
+    async def admit(self, group_id: str = "") -> int:
+        """Let one group start and return its number. Waits while acting is ahead of the learner; `advance` and every
+        returned group wake it.
+
+        group_id: what its rollouts will carry; "<phase>/<number>" by default. Admitting a live group again gives its
+        number again. Raises Stopped when the buffer closes, or another phase begins while this waits: whoever asked has
+        gone with the phase.
+        """
+        async with self._changed:
+            begun = self._phase().phase
+            while True:
+                self._check()
+                if self._phase().phase != begun:
+                    raise Stopped(f"phase {begun} is over")
+                if group_id in self._state.groups:
+                    return self._state.groups[group_id].number
+                if self._state.may_admit():
+                    break
+                await self._changed.wait()
+            number = self._state.admitted
+            group_id = group_id or f"{self._phase().phase}/{number}"
+            if group_id in self._state.closed:
+                raise ContractError(f"group {group_id} is over ({self._state.closed[group_id]}); give it another id")
+            self._record(Admit(number=number, group_id=group_id))
+            return number
+
+    async def add(self, data: bytes) -> bool:
+        """Keep one rollout (an Arrow stream of one row). Returns, once it and its media are durable, whether it is new.
+
+        A second copy, by (producer, epoch, sequence), is acknowledged and not kept. One for a group that is over is
+        kept and spent as "late". Raises ContractError for one that breaks a law or whose group was never admitted.
+        """
+        self._check()
+        keys = await asyncio.to_thread(_inspect, data)
+        if self._media is not None:
+            await asyncio.to_thread(self._media.keep, keys.media)
+        async with self._changed:
+            self._check()
+            self._phase()
+            if is_known(self._state, keys):
+                self._duplicates += 1
+                durable = None
+            else:
+                check_admissible(self._state, keys, drop_zero_variance=self._config.drop_zero_variance)
+                sequence, durable = self._committer.put(Kind.ROLLOUT, data)
+                self._state.add(keys, sequence)
+                self._judge(keys.group_id)
+                self._changed.notify_all()
+        await (self._committer.flush() if durable is None else durable)
+        return durable is not None
+
+    async def settle(self, consensus: Consensus) -> None:
+        """Take the vote over a group; it is drawn only after this. An abstention spends the group. Votes over groups
+        that are over are ignored.
+        """
+        if not self._phase().votes:
+            raise ContractError(f"phase {self._phase().phase} takes no votes; begin it with votes=True")
+        if consensus.group_id in self._state.closed:
+            return
+        if consensus.group_id not in self._state.groups:
+            raise ContractError(f"a vote over group {consensus.group_id}, which was never admitted")
+        self._check()
+        durable = self._record(Settle(consensus=consensus))
+        self._judge(consensus.group_id)
+        await self._wake()
+        await durable
+
+    async def abandon(self, group_id: str, reason: str) -> None:
+        """Give up a group whose rollouts will not all come (its actor was killed); its credit returns."""
+        if group_id in self._state.groups:
+            await self._record_and_wake(Spend(group_id=group_id, reason=reason))
+
+    async def sample(self, step: int) -> Draw:
+        """Hand out the whole groups for learner step `step`. Waits until enough are complete (and settled, if voting)
+        and within the policy lag; `add` and `settle` wake it. Asking again for a step gives the same draw.
+
+        Raises ContractError for a step that is not the next one, Stopped when the buffer closes.
+        """
+        async with self._changed:
+            while True:
+                self._check()
+                if step in self._state.draws:
+                    break
+                self._phase()
+                if step != self._state.next_step:
+                    raise ContractError(f"a draw for step {step}; the next one is for step {self._state.next_step}")
+                chosen = self._choose(step)
+                if chosen is not None:
+                    self._record(draw_of(self._state, chosen, step, watermark=self._committer.last_sequence))
+                    break
+                await self._changed.wait()
+            drawn, groups = self._state.draws[step], self._state.drawn[step]
+        await self._committer.flush()
+        rollouts = await asyncio.to_thread(self._read, drawn.sequences)
+        return Draw(
+            step=step,
+            watermark=drawn.watermark,
+            rollout_ids=drawn.rollout_ids,
+            rollouts=rollouts,
+            consensus=tuple(group.consensus for group in groups if group.consensus is not None),
+        )
+
+    async def advance(self, step: int, version: int) -> None:
+        """The learner stands at `step` (so many steps are done) and has published policy `version`. Wakes `admit`."""
+        if step < self._state.step:
+            raise ContractError(f"the learner went from step {self._state.step} to {step}; a restore calls rewind")
+        await self._record_and_wake(Advance(step=step, version=version))
+
+    async def rewind(self, step: int, *, version: int, orphans: bool = True) -> None:
+        """The learner was restored to `step` and serves `version`. Draws for `step` and later are taken back: their
+        groups are live again and are drawn within the lag or expire. Versions published after `step` count as of
+        `step`, where the lines part.
+
+        orphans: also give up groups that lack rollouts or their vote; False when whoever fills them lives on.
+        """
+        if not self._phase().step <= step <= self._state.next_step:
+            raise ContractError(
+                f"rewind to step {step}; this phase knows steps {self._phase().step} to {self._state.next_step}"
+            )
+        await self._record_and_wake(Rewind(step=step, version=version, orphans=orphans))
+
+    async def remember(
+        self,
+        vector: NDArray[np.float32],
+        *,
+        query_id: str,
+        family: str,
+        chain: tuple[str, ...],
+        answer: str | None,
+        confidence: float,
+    ) -> int:
+        """Keep an experience for `nearest`. vector: length 1, shape (dimension,). Returns its log sequence number."""
+        from replay.index import unit_vector
+
+        index = self._needs_index()
+        values = unit_vector(vector, index.dimension)
+        experience = Experience(
+            query_id=query_id,
+            family=family,
+            chain=chain,
+            answer=answer,
+            confidence=confidence,
+            encoder=index.encoder,
+            vector=values.astype("<f4").tobytes(),
+        )
+        self._check()
+        sequence, durable = self._committer.put(*encode(experience))
+        async with self._index_turn:
+            await asyncio.to_thread(index.follow, experience, sequence)
+        await durable
+        return sequence
+
+    async def nearest(self, vector: NDArray[np.float32], k: int, *, exclude_query: str = "") -> list[Neighbour]:
+        """At most k past experiences, most similar first, none of them of query `exclude_query`."""
+        index = self._needs_index()
+        async with self._index_turn:
+            return await asyncio.to_thread(lambda: index.nearest(vector, k, exclude_query=exclude_query))
+
+    async def stats(self) -> ReplayStats:
+        state, recovery = self._state, self._log.recovery
+        num_ready = sum(ready(state, group) for group in state.groups.values())
+        return ReplayStats(
+            inserted=state.inserted,
+            live=state.live,
+            spent=sum(state.spent.values()),
+            expired=state.expired,
+            quarantined=state.quarantined,
+            erased=0,
+            duplicates=self._duplicates,
+            spent_reasons={reason: count for reason, count in sorted(state.spent.items()) if count},
+            phase="" if state.phase is None else state.phase.phase,
+            step=state.step,
+            admitted=state.admitted,
+            returned=state.returned,
+            open_groups=len(state.groups) - num_ready,
+            ready_groups=num_ready,
+            num_draws=state.num_draws,
+            max_policy_lag_seen=state.max_policy_lag_seen,
+            num_experiences=0 if self._index is None else self._index.num_entries,
+            log_bytes=self._log.num_bytes,
+            num_records=self._committer.last_sequence + 1,
+            epoch=self._log.epoch,
+            lost_records=sum(loss.stop_sequence - loss.first_sequence for loss in recovery.losses),
+            cut_bytes=recovery.cut_bytes,
+        )
+
+    async def close(self) -> None:
+        """Make everything durable, save the index, seal the log. Whoever waits gets Stopped."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._wake()
+        try:
+            await self._committer.close()
+            if self._index is not None:
+                async with self._index_turn:
+                    await asyncio.to_thread(self._index.save)
+        finally:
+            await asyncio.to_thread(self._log.close)
+
+    def _judge(self, group_id: str) -> None:
+        """Spend a group that is all there and teaches nothing."""
+        group = self._state.groups.get(group_id)
+        if group is not None and ready(self._state, group):
+            reason = why_spend(self._state, group, drop_zero_variance=self._config.drop_zero_variance)
+            if reason:
+                self._record(Spend(group_id=group_id, reason=reason))
+
+    def _choose(self, step: int) -> list[Group] | None:
+        """Expire what is too old for `step`, then select. Run under the condition; returned credits wake `admit`."""
+        for group_id in list(self._state.groups):
+            self._judge(group_id)  # a process killed between a group's last rollout and this verdict left it out
+        for record in too_old(self._state, step):
+            self._record(record)
+        self._changed.notify_all()
+        groups = self._state.groups.values()
+        return self._selector.select(
+            groups, lambda group: ready(self._state, group), count=self._phase().groups_per_step
+        )
+
+    def _record(self, record: Record) -> asyncio.Future[None]:
+        _, durable = self._committer.put(*encode(record))
+        self._state.apply(record)
+        return durable
+
+    async def _record_and_wake(self, record: Record) -> None:
+        self._check()
+        durable = self._record(record)
+        await self._wake()
+        await durable
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _on_failure(self) -> None:
+        """Wake whoever waits, so that the failure reaches them. The task is kept, or it might be collected."""
+        self._last_wake = asyncio.get_running_loop().create_task(self._wake())
+
+    def _read(self, sequences: Sequence[int]) -> bytes:
+        bodies = [bytes(self._log.read(sequence).body) for sequence in sequences]
+        merged = merge_rollouts(bodies)
+        if self._media is not None:
+            for keys in rollout_keys(merged):
+                self._media.restore(keys.media)
+        return merged
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Stopped("the replay is closed")
+        if self._committer.error is not None:
+            raise self._committer.error
+
+    def _phase(self) -> Begin:
+        if self._state.phase is None:
+            raise ContractError("no phase has begun; call begin first")
+        return self._state.phase
+
+    def _needs_index(self) -> NeighbourIndex:
+        if self._index is None:
+            raise ContractError("this replay was opened without an index; give ReplayConfig an IndexConfig")
+        return self._index
+
+
+def _inspect(data: bytes) -> RolloutKeys:
+    """The keys of a rollout whose every law was checked."""
+    decode_rollouts(data)
+    keys = rollout_keys(data)
+    if len(keys) != 1:
+        raise ContractError(f"one rollout at a time; got {len(keys)}")
+    return keys[0]

@@ -1,0 +1,211 @@
+"""The log's bytes: a segment is a 64-byte header and frames; a frame is a 64-byte header, a body and zero padding.
+
+Everything starts at a multiple of 64 bytes, so Arrow bodies can be used where they lie in a memory map. All numbers are
+little-endian. Every byte is covered: headers by their own hash, bodies by the header's, padding by being zero. A chain
+mixes in the chain of the frame before, so frames cannot be dropped, swapped or spliced unseen. `num_durable` says how
+many records were known to be durable when the frame was written: it tells a torn tail (nobody was promised it) from
+damage (somebody was).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import xxhash
+
+from common.errors import LogDamaged, RunFolderError
+from common.schema import SCHEMA_VERSION
+
+FORMAT_VERSION = 1
+ALIGN = 64
+SEAL = 0
+"""Kind of the frame that ends a segment on purpose. It has no body and uses up no sequence number."""
+
+_SEGMENT_MAGIC = b"PXLSLOG\n"
+_FRAME_MAGIC = b"PXFR"
+_SEGMENT = struct.Struct("<8sIIQQQQ8xQ")
+_FRAME = struct.Struct("<4sH2xQQQ16sQQ")
+assert _SEGMENT.size == _FRAME.size == ALIGN
+
+Bytes: TypeAlias = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentHeader:
+    """index: place in the log. epoch: number of the writer that made it. chain: of the frame before its first."""
+
+    index: int
+    epoch: int
+    first_sequence: int
+    chain: int
+
+    def pack(self) -> bytes:
+        fields = (FORMAT_VERSION, SCHEMA_VERSION, self.index, self.epoch, self.first_sequence, self.chain)
+        head = _SEGMENT.pack(_SEGMENT_MAGIC, *fields, 0)[:-8]
+        return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
+
+    @classmethod
+    def unpack(cls, data: Bytes, *, name: str) -> SegmentHeader:
+        """Raises LogDamaged when the bytes are no header, RunFolderError when they are one of another version."""
+        if len(data) < ALIGN:
+            raise LogDamaged(f"{name}: shorter than its header")
+        magic, version, schema, index, epoch, first, chain, digest = _SEGMENT.unpack(data[:ALIGN])
+        if magic != _SEGMENT_MAGIC or digest != xxhash.xxh3_64_intdigest(data[: ALIGN - 8]):
+            raise LogDamaged(f"{name}: the segment's header does not match its hash")
+        if (version, schema) != (FORMAT_VERSION, SCHEMA_VERSION):
+            raise RunFolderError(
+                f"{name}: written in log format {version}, schema {schema}; this version reads format "
+                f"{FORMAT_VERSION}, schema {SCHEMA_VERSION}: use the version that wrote it, or another run folder"
+            )
+        return cls(index=index, epoch=epoch, first_sequence=first, chain=chain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameHeader:
+    """kind: what the body is (replay/records). num_durable: records below this number are on the disk for certain.
+
+    chain: xxh3-64 over the chain before and this header's first 48 bytes.
+    """
+
+    kind: int
+    sequence: int
+    num_durable: int
+    length: int
+    body_hash: bytes
+    chain: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole frame, padding included."""
+        return ALIGN + -(-self.length // ALIGN) * ALIGN
+
+
+def pack_frame(kind: int, sequence: int, num_durable: int, body: Bytes, chain: int) -> tuple[bytes, bytes, int]:
+    """(header, padding, new chain) of a frame around `body`."""
+    digest = xxhash.xxh3_128_digest(body)
+    head = _FRAME.pack(_FRAME_MAGIC, kind, sequence, num_durable, len(body), digest, 0, 0)[:48]
+    chain = next_chain(chain, head)
+    head += chain.to_bytes(8, "little")
+    return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little"), bytes(-len(body) % ALIGN), chain
+
+
+def next_chain(chain: int, head: Bytes) -> int:
+    return xxhash.xxh3_64_intdigest(chain.to_bytes(8, "little") + bytes(head[:48]))
+
+
+def unpack_frame(data: Bytes, offset: int) -> FrameHeader | None:
+    """The frame header at `offset`, or None when those bytes are none (too few, or not matching their hash)."""
+    raw = data[offset : offset + ALIGN]
+    if len(raw) < ALIGN or raw[:4] != _FRAME_MAGIC or raw[6:8] != b"\0\0":
+        return None
+    _, kind, sequence, num_durable, length, body_hash, chain, digest = _FRAME.unpack(raw)
+    if digest != xxhash.xxh3_64_intdigest(raw[: ALIGN - 8]):
+        return None
+    return FrameHeader(
+        kind=kind, sequence=sequence, num_durable=num_durable, length=length, body_hash=body_hash, chain=chain
+    )
+
+
+def body_of(data: Bytes, offset: int, header: FrameHeader) -> Bytes | None:
+    """The body of the frame at `offset`, or None when it or its padding does not match."""
+    whole = data[offset + ALIGN : offset + header.size]
+    body, padding = whole[: header.length], whole[header.length :]
+    if len(whole) < header.size - ALIGN or any(padding) or xxhash.xxh3_128_digest(body) != header.body_hash:
+        return None
+    return body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hole:
+    """Bytes [start, stop) of a segment that hold no whole frame. kinds: of those whose headers could still be read."""
+
+    start: int
+    stop: int
+    first_sequence: int
+    stop_sequence: int
+    kinds: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a walk over one segment found: whole frames with their offsets, and holes between and after them."""
+
+    frames: list[tuple[int, FrameHeader]] = field(default_factory=list)
+    holes: list[Hole] = field(default_factory=list)
+    next_sequence: int = 0
+    chain: int = 0
+    num_durable: int = 0
+    sealed: bool = False
+
+    def cut(self, size: int) -> int:
+        """Where the log's last segment, `size` bytes long, must be cut: the first hole that nobody was promised."""
+        return next((hole.start for hole in self.holes if hole.first_sequence >= self.num_durable), size)
+
+
+def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
+    """Walk a whole segment, checking every byte. `chain` is None when the segment's header is damaged."""
+    found, offset, known = Scan(next_sequence=first_sequence, chain=chain or 0), ALIGN, chain is not None
+    while offset < len(data):
+        header = unpack_frame(data, offset)
+        if header is None or header.sequence < found.next_sequence or found.sealed:
+            stop = _next_frame(data, offset + ALIGN, found)
+            _note(found, offset, stop, found.next_sequence)
+            known, offset = False, stop
+            continue
+        must_link = known and header.sequence == found.next_sequence
+        linked = not must_link or header.chain == next_chain(found.chain, data[offset : offset + ALIGN])
+        if linked and body_of(data, offset, header) is not None:
+            if header.sequence > found.next_sequence:
+                _note(found, offset, offset, header.sequence)
+            _take(found, offset, header)
+            known, offset = True, offset + header.size
+            continue
+        kinds = () if header.kind == SEAL else (header.kind,)
+        stop = min(offset + header.size, len(data))
+        _note(found, offset, stop, header.sequence + len(kinds), kinds)
+        known, offset = False, stop
+    return found
+
+
+def _take(found: Scan, offset: int, header: FrameHeader) -> None:
+    found.chain = header.chain
+    found.num_durable = max(found.num_durable, header.num_durable)
+    if header.kind == SEAL:
+        found.sealed = True
+        found.next_sequence = header.sequence
+    else:
+        found.frames.append((offset, header))
+        found.next_sequence = header.sequence + 1
+
+
+def _note(found: Scan, start: int, stop: int, stop_sequence: int, kinds: tuple[int, ...] = ()) -> None:
+    """Add a hole; one that touches the hole before it is joined to it."""
+    first = found.next_sequence
+    if found.holes and found.holes[-1].stop == start:
+        last = found.holes.pop()
+        start, first, kinds = last.start, last.first_sequence, last.kinds + kinds
+    found.holes.append(
+        Hole(start=start, stop=stop, first_sequence=first, stop_sequence=max(stop_sequence, first), kinds=kinds)
+    )
+    found.next_sequence = max(stop_sequence, found.next_sequence)
+
+
+def _next_frame(data: Bytes, start: int, found: Scan) -> int:
+    """Offset of the next frame header at or after `start` that belongs after what was found, or the end."""
+    for offset in range(start, len(data) - ALIGN + 1, ALIGN):
+        if data[offset : offset + 4] == _FRAME_MAGIC:
+            header = unpack_frame(data, offset)
+            if header is not None and header.sequence >= found.next_sequence and not found.sealed:
+                return offset
+    return len(data)
+
+
+def read_frame(data: Bytes, offset: int) -> tuple[FrameHeader, Bytes]:
+    """The checked frame at `offset`. Raises LogDamaged."""
+    header = unpack_frame(data, offset)
+    body = None if header is None else body_of(data, offset, header)
+    if header is None or body is None:
+        raise LogDamaged(f"the frame at byte {offset} does not match its hash")
+    return header, body
