@@ -1,6 +1,7 @@
 """A tiny random Qwen2.5-VL folder: tokenizer, processor and weights, loadable by transformers and vLLM.
 
-About 0.3 M parameters; views of 64×64 px are cut into patches of 8 px, 2×2 patches a token, so 16 visual tokens a picture.
+About 0.3 M parameters; views of 64×64 px are cut into patches of 8 px, 2×2 patches a token, so 16 visual tokens a
+picture.
 """
 
 from __future__ import annotations
@@ -103,15 +104,15 @@ def _tokenizer() -> Any:
 def _config(ids: dict[str, int], hidden_size: int, num_layers: int) -> Any:
     import transformers as hf
 
-    rope = {"type": "mrope", "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    rope = {"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     return hf.Qwen2_5_VLConfig(
         text_config=dict(
             vocab_size=VOCABULARY,
             hidden_size=hidden_size,
             intermediate_size=2 * hidden_size,
             num_hidden_layers=num_layers,
-            num_attention_heads=hidden_size // 16,
-            num_key_value_heads=max(1, hidden_size // 32),
+            num_attention_heads=hidden_size // 32,  # vLLM on a CPU wants heads of 32 or more
+            num_key_value_heads=max(1, hidden_size // 64),
             max_position_embeddings=4096,
             rope_theta=10000.0,
             rope_scaling=rope,

@@ -1,0 +1,214 @@
+"""One rollout: generate, call, observe, until an answer.
+
+The agent knows only ports: a generator that continues ids, a toolbox that executes calls, a viewer that says what the
+model sees. Whatever goes wrong in a call comes back as an observation that the policy can repair, so a rollout ends
+in an answer, at a limit, or after too many turns that nobody can follow; never in an exception of a tool.
+
+The i-th observation answers the i-th executed call. A call that the limits forbid is not executed. Turns are added
+whole or not at all, so pictures and their placeholders stay together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+from actors.config import ActorConfig
+from actors.dialogue import ANSWER_OPENS, Answer, Unreadable, read
+from common.chat import Chat, canonical_json
+from common.errors import ContractError
+from common.protocols import Generator, Sample
+from common.seeds import seed_of
+from common.types import ExecutedCall, MediaRef, Observation, Query, Sampling, StopReason, ToolCall, Turn
+
+Arm: TypeAlias = Literal["learned", "no_tool"]
+"""learned: the policy decides. no_tool: its turn is opened with <answer>, so it answers from the view."""
+
+
+class Toolbox(Protocol):
+    """Executes calls. A workspace holds the pictures that a rollout may refer to; it is a value, and each call makes
+    the next.
+    """
+
+    def open(self, query: Query) -> Any:
+        """The workspace with the query's pictures."""
+        ...
+
+    async def execute(self, call: ToolCall, workspace: Any) -> tuple[ExecutedCall, Any]:
+        """Never raises for what a policy wrote or a tool did: that is an observation with an error."""
+        ...
+
+    def back_ends(self) -> dict[str, str]:
+        """What serves each tool."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Viewer(Protocol):
+    async def view(self, picture: MediaRef, augmentation: str = "") -> MediaRef:
+        """What the model sees of a picture."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """What happened, before anyone scores it.
+
+    reason: why the episode is quarantined ("" otherwise); only its opening turn is kept then.
+    """
+
+    turns: tuple[Turn, ...]
+    calls: tuple[ExecutedCall, ...]
+    answer: str | None
+    stop_reason: StopReason
+    generate_s: float
+    tools_s: float
+    reason: str = ""
+
+
+class Agent:
+    """Rolls out one query at a time; many may be in flight."""
+
+    def __init__(
+        self, *, generator: Generator, toolbox: Toolbox, chat: Chat, viewer: Viewer, config: ActorConfig
+    ) -> None:
+        self._generator = generator
+        self._toolbox = toolbox
+        self._chat = chat
+        self._viewer = viewer
+        self._config = config
+
+    async def roll_out(
+        self, query: Query, sampling: Sampling, *, arm: Arm = "learned", augmentation: str = ""
+    ) -> Episode:
+        """One episode. `sampling.seed` gives every turn a seed of its own. Raises ContractError when the question
+        alone is too long.
+        """
+        pictures = [query.clip.frames[i] for i in query.clip.shown] if query.clip is not None else list(query.images)
+        views = [await self._viewer.view(picture, augmentation) for picture in pictures]
+        opening = self._chat.question(query, views)
+        if arm == "no_tool":
+            opening = replace(opening, token_ids=(*opening.token_ids, *self._chat.encode(ANSWER_OPENS)))
+        if len(opening.token_ids) >= self._config.max_model_len:
+            length, most = len(opening.token_ids), self._config.max_model_len
+            raise ContractError(f"query {query.query_id} takes {length} tokens; max_model_len is {most}")
+        run = _Run(self._generator, self._chat, self._config, sampling, opening)
+        stop, answer = await self._continue(run, query, arm, augmentation)
+        return self._close(run, stop, answer)
+
+    async def _continue(self, run: _Run, query: Query, arm: Arm, augmentation: str) -> tuple[StopReason, str | None]:
+        workspace = self._toolbox.open(query)
+        repairs = 0
+        while True:
+            sample = await run.speak()
+            if sample is None or not sample.finished:
+                return "max_tokens", None
+            action = read(self._opened(arm) + self._chat.decode(sample.token_ids)).action
+            if isinstance(action, Answer):
+                return "answer", action.text
+            if arm == "no_tool" or (isinstance(action, Unreadable) and repairs == self._config.max_repairs):
+                return "malformed", None
+            if isinstance(action, Unreadable):
+                repairs += 1
+                done = _refused(action)
+            elif len(run.calls) >= self._config.max_calls:
+                return "max_calls", None
+            else:
+                started = time.perf_counter()
+                done, workspace = await self._toolbox.execute(action, workspace)
+                done = await self._seen(done, augmentation)
+                run.tools_s += time.perf_counter() - started
+            if not run.observe(done):
+                return "max_tokens", None
+
+    @staticmethod
+    def _opened(arm: Arm) -> str:
+        return ANSWER_OPENS if arm == "no_tool" else ""
+
+    async def _seen(self, done: ExecutedCall, augmentation: str) -> ExecutedCall:
+        """Add what the model sees of a picture that came back."""
+        if done.observation.image is None:
+            return done
+        view = await self._viewer.view(done.observation.image, augmentation)
+        return replace(done, observation=replace(done.observation, view=view))
+
+    def _close(self, run: _Run, stop: StopReason, answer: str | None) -> Episode:
+        turns, calls, reason = tuple(run.turns), tuple(run.calls), ""
+        try:
+            self._chat.check(turns)
+        except ContractError as error:
+            turns, calls, stop, answer, reason = turns[:1], (), "quarantined", None, str(error)
+        return Episode(
+            turns=turns,
+            calls=calls,
+            answer=answer,
+            stop_reason=stop,
+            generate_s=run.generate_s,
+            tools_s=run.tools_s,
+            reason=reason,
+        )
+
+
+class _Run:
+    """An episode under way: turns grow at the end, whole."""
+
+    def __init__(
+        self, generator: Generator, chat: Chat, config: ActorConfig, sampling: Sampling, opening: Turn
+    ) -> None:
+        self._generator = generator
+        self._chat = chat
+        self._config = config
+        self._sampling = sampling
+        self._ids: list[int] = list(opening.token_ids)
+        self._images: list[MediaRef] = list(opening.images)
+        self.turns: list[Turn] = [opening]
+        self.calls: list[ExecutedCall] = []
+        self.generate_s = 0.0
+        self.tools_s = 0.0
+
+    async def speak(self) -> Sample | None:
+        """Sample the next assistant's turn; None when not one token of room is left."""
+        room = self._config.max_model_len - len(self._ids)
+        if room < 1:
+            return None
+        seed = self._sampling.seed
+        sampling = replace(
+            self._sampling,
+            max_tokens=min(self._sampling.max_tokens, room),
+            seed=None if seed is None else seed_of(seed, "turn", len(self.turns)),
+        )
+        started = time.perf_counter()
+        sample = await self._generator.generate(self._ids, self._images, sampling)
+        self.generate_s += time.perf_counter() - started
+        turn = Turn(role="assistant", token_ids=sample.token_ids, logprobs=sample.logprobs, versions=sample.versions)
+        self._add(turn)
+        return sample
+
+    def observe(self, done: ExecutedCall) -> bool:
+        """Add an observation; False, and nothing is added, when it leaves no room to go on."""
+        turn = self._chat.observation(done.observation.text, done.observation.view)
+        if len(self._ids) + len(turn.token_ids) >= self._config.max_model_len:
+            return False
+        self.calls.append(done)
+        self._add(turn)
+        return True
+
+    def _add(self, turn: Turn) -> None:
+        self.turns.append(turn)
+        self._ids += turn.token_ids
+        self._images += turn.images
+
+
+def _refused(action: Unreadable) -> ExecutedCall:
+    """A turn that holds no call, answered like a failed call without a name."""
+    text = canonical_json({"error": action.code, "hint": action.hint})
+    return ExecutedCall(call=ToolCall(name="", arguments={}), observation=Observation(text=text, error=action.code))
+
+
+def count_repeats(calls: Sequence[ExecutedCall]) -> int:
+    """Calls equal to an earlier one; turns that held no call do not count."""
+    written = [canonical_json([done.call.name, done.call.arguments]) for done in calls if done.call.name]
+    return len(written) - len(set(written))

@@ -1,0 +1,291 @@
+"""The sampler: vLLM's asynchronous engine behind the Generator port.
+
+Token-in, token-out: a prompt goes in as ids (one placeholder a picture), pictures go in under the digest of their
+view, and ids come back with the log-probs of the distribution they were really drawn from: temperature and bans
+applied.
+
+New weights go live between two steps of the engine. While it is paused the weights are replaced, then everything
+computed with the old ones (keys and values, also of requests in flight, and visual features) is dropped and
+recomputed on demand. So a token's version says exactly which weights produced it *and* its context: what was sampled
+before the pause keeps the old version, and what comes after agrees with a fresh engine that holds the new weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.config import GenerationConfig
+from actors.lifeline import children_die_with_us
+from actors.weights import model_files, verify
+from common.chat import Chat
+from common.errors import ContractError, WeightsError
+from common.media import FolderMediaStore
+from common.protocols import Sample
+from common.types import Canary, MediaRef, Sampling, VersionSpan, Weights
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_BAN = -100.0
+"""The largest penalty that the engine takes; e⁻¹⁰⁰ is 0 in float32 beside any other token."""
+_FIRST = -1
+"""Priority of a canary; everything else has 0."""
+
+
+def prepare_environment(config: GenerationConfig) -> None:
+    """Set the variables that the engine reads when it is imported. Call before anything imports vllm.
+
+    Threads beyond `num_threads` slow a small model tenfold on a busy machine. Nothing is looked up or reported
+    outside, and every address is loopback.
+    """
+    os.environ.update(
+        OMP_NUM_THREADS=str(config.num_threads),
+        VLLM_CPU_OMP_THREADS_BIND="nobind",
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_WORKER_MULTIPROC_METHOD="spawn",
+        VLLM_HOST_IP="127.0.0.1",
+        VLLM_LOOPBACK_IP="127.0.0.1",
+        GLOO_SOCKET_IFNAME="lo",
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_DO_NOT_TRACK="1",
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+    )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if config.enforce_eager:
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
+
+class VllmGenerator:
+    """A live engine. Make with `VllmGenerator.start`; it owns one child process, which dies with this one."""
+
+    def __init__(
+        self,
+        engine: AsyncLLM,
+        *,
+        model: Path,
+        chat: Chat,
+        store: FolderMediaStore,
+        config: GenerationConfig,
+        version: int,
+    ) -> None:
+        self._engine = engine
+        self._chat = chat
+        self._store = store
+        self._config = config
+        self._version = version
+        self._files = model_files(model)
+        self._refused: set[int] = set()
+        self._loading = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._numbers = itertools.count()
+
+    @classmethod
+    async def start(
+        cls, model: Path, chat: Chat, store: FolderMediaStore, config: GenerationConfig, *, version: int = 0
+    ) -> VllmGenerator:
+        """Start the engine on a model directory whose weights are `version`. Takes tens of seconds, most of it imports.
+
+        Blocks the event loop: the engine's process is tied to the thread that starts it, and this one outlives it.
+        """
+        prepare_environment(config)
+        engine = _start_engine(Path(model), config)
+        await engine.update_weight_version(str(version))
+        return cls(engine, model=Path(model), chat=chat, store=store, config=config, version=version)
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    async def generate(self, prompt_ids: Sequence[int], images: Sequence[MediaRef], sampling: Sampling) -> Sample:
+        """Sample one turn. Waits out a pause; samples again what came from weights that were refused afterwards."""
+        parameters = self._parameters(sampling)
+        prompt = self._prompt(prompt_ids, images)
+        while True:
+            number = f"r{next(self._numbers)}"
+            async for output in self._engine.generate(prompt, parameters, number):
+                final = output
+            await self._settled.wait()
+            sample = self._sample(final, len(prompt_ids))
+            if not any(span.version in self._refused for span in sample.versions):
+                return sample
+
+    async def load(self, weights: Weights) -> float:
+        """See Generator.load. Waits for an earlier load to end. The canary is scheduled before any other request."""
+        async with self._loading:
+            await asyncio.to_thread(verify, weights)
+            old_version, old_files = self._version, self._files
+            self._settled.clear()
+            try:
+                pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
+                if not gap <= self._config.canary_tolerance:  # a NaN is refused too
+                    self._refused.add(weights.version)
+                    await self._switch(old_files, old_version, None)
+                    raise WeightsError(
+                        f"version {weights.version} is refused: its canary differs by {gap:.3g} nats, and at most "
+                        f"{self._config.canary_tolerance:g} is allowed; version {old_version} stays"
+                    )
+            finally:
+                self._settled.set()
+            return pause_s
+
+    async def close(self) -> None:
+        """End the engine and its process. Requests in flight end with the engine's own error."""
+        engine = self._engine
+        del self._engine  # its finaliser must not wait for the end of the interpreter
+        await asyncio.to_thread(engine.shutdown, 0.0)
+
+    async def _switch(self, files: tuple[str, ...], version: int, canary: Canary | None) -> tuple[float, float]:
+        """Replace the weights between two steps. Returns the seconds paused and the canary's largest difference."""
+        engine = self._engine
+        started = time.perf_counter()
+        await engine.pause_generation(mode="keep", clear_cache=False)
+        try:
+            await engine.collective_rpc("take_weights", args=([str(Path(file).resolve()) for file in files],))
+            await engine.update_weight_version(str(version))
+            # In this order: preempting lets go of every cache entry, so the encoder's may be dropped; an entry
+            # dropped while a running request holds it would stop the engine. Preprocessed pixels do not depend on
+            # weights and stay.
+            await engine.reset_prefix_cache(reset_running_requests=True)
+            await engine.reset_encoder_cache()
+            self._version, self._files = version, files
+            waiting = await self._add_canary(canary) if canary is not None else []
+        finally:
+            await engine.resume_generation()
+        pause_s = time.perf_counter() - started
+        return pause_s, 0.0 if canary is None else await _canary_gap(waiting, canary)
+
+    async def _add_canary(self, canary: Canary) -> list[Any]:
+        """One request a token: each scores its token after the ones before it, as the sampler would see it."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        waiting = []
+        for index, token in enumerate(canary.token_ids):
+            parameters = SamplingParams(
+                temperature=1.0,
+                max_tokens=1,
+                logprob_token_ids=[token],
+                ignore_eos=True,
+                logit_bias=dict.fromkeys(self._chat.banned, _BAN),
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            prompt = self._prompt((*canary.prompt_ids, *canary.token_ids[:index]), canary.images)
+            number = f"c{next(self._numbers)}"
+            waiting.append(await self._engine.add_request(number, prompt, parameters, priority=_FIRST))
+        return waiting
+
+    def _prompt(self, prompt_ids: Sequence[int], images: Sequence[MediaRef]) -> Any:
+        from PIL import Image
+
+        prompt: dict[str, Any] = {"prompt_token_ids": self._chat.collapse(prompt_ids)}
+        if images:
+            pictures = [Image.frombytes("RGB", (v.width, v.height), self._store.get(v.digest)) for v in images]
+            prompt["multi_modal_data"] = {"image": pictures}
+            prompt["multi_modal_uuids"] = {"image": [view.digest for view in images]}
+        return prompt
+
+    def _parameters(self, sampling: Sampling) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            flat_logprobs=True,
+            stop_token_ids=[self._chat.end_of_turn],
+            ignore_eos=True,
+            logit_bias=dict.fromkeys(self._chat.banned, _BAN),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _sample(self, final: RequestOutput, num_prompt_tokens: int) -> Sample:
+        if len(final.prompt_token_ids or ()) != num_prompt_tokens:
+            raise ContractError(
+                f"the engine saw {len(final.prompt_token_ids or ())} prompt tokens where the chat wrote "
+                f"{num_prompt_tokens}: its processor and the model's preprocessor_config.json disagree"
+            )
+        output = final.outputs[0]
+        token_ids = tuple(output.token_ids)
+        chosen = output.logprobs or []
+        if len(chosen) != len(token_ids) or output.weight_versions is None:
+            raise ContractError("the engine returned ids without log-probs or versions")
+        return Sample(
+            token_ids=token_ids,
+            logprobs=tuple(position[token].logprob for position, token in zip(chosen, token_ids, strict=True)),
+            versions=tuple(
+                VersionSpan(start=span.start, stop=span.end, version=int(span.version))
+                for span in output.weight_versions
+                if span.end > span.start
+            ),
+            finished=output.finish_reason == "stop",
+        )
+
+
+def _start_engine(model: Path, config: GenerationConfig) -> AsyncLLM:
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    preload = os.environ.get("LD_PRELOAD")
+    arguments = AsyncEngineArgs(
+        model=str(model),
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        dtype=config.dtype,
+        enforce_eager=config.enforce_eager,
+        block_size=config.block_size,
+        kv_cache_memory_bytes=config.kv_cache_memory_bytes,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        tensor_parallel_size=config.tensor_parallel_size,
+        limit_mm_per_prompt={"image": config.max_num_images, "video": 0},
+        mm_processor_cache_gb=config.processor_cache_gb,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        scheduling_policy="priority",
+        generation_config="vllm",
+        worker_extension_cls="actors.worker_extension.WorkerExtension",
+        enable_log_requests=False,
+        disable_log_stats=True,
+        seed=config.seed,
+    )
+    with children_die_with_us():
+        engine = AsyncLLM.from_engine_args(arguments)
+    # The engine preloads its allocator into its own process; ours must not hand it to the tools' workers.
+    if preload is None:
+        os.environ.pop("LD_PRELOAD", None)
+    else:
+        os.environ["LD_PRELOAD"] = preload
+    return engine
+
+
+async def _last(collector: Any) -> RequestOutput:
+    """The final output of a request."""
+    while True:
+        output: RequestOutput = collector.get_nowait() or await collector.get()
+        if output.finished:
+            return output
+
+
+async def _canary_gap(waiting: Sequence[Any], canary: Canary) -> float:
+    """Largest difference between the engine's and the learner's log-probs of the canary, in nats; NaN stays."""
+    gaps = [0.0]
+    for request, token, wanted in zip(waiting, canary.token_ids, canary.logprobs, strict=True):
+        (scored,) = (await _last(request)).outputs[0].logprobs or [{}]
+        found = scored[token].logprob if token in scored else math.nan
+        gaps.append(abs(found - wanted))
+    return math.nan if any(map(math.isnan, gaps)) else max(gaps)

@@ -1,0 +1,67 @@
+"""Where tasks are drawn: one plain object in a process of its own, so that pictures are rendered off everyone's path.
+
+It hands out tasks (references and words), plans for traces, and what the base model is pretrained on; never a
+picture's bytes, except where a warm-up asks for views as arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.tasks.captions import Captions
+from actors.tasks.config import WorldConfig
+from actors.tasks.detection import detection_scenes
+from actors.tasks.plan import Plan
+from actors.tasks.real import real_tasks
+from actors.tasks.world import World
+from common.chat import Chat
+from common.media import FolderMediaStore, load_image
+from common.schema import encode_traces
+from common.types import MediaRef, Task
+
+See = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""A picture as the model sees it."""
+
+
+class TaskSource:
+    """Draws tasks of the procedural world, and the real pictures, into `store`."""
+
+    def __init__(self, config: WorldConfig, store: FolderMediaStore) -> None:
+        self._config, self._store = config, store
+        self._world = World(config, store)
+
+    def tasks(self, split: str, start: int, count: int, shift: str = "") -> list[Task]:
+        """Tasks [start, start + count) of a split."""
+        return [self._world.task(split, start + i, shift=shift) for i in range(count)]
+
+    def plans(self, split: str, start: int, count: int, num_plates: tuple[int, int]) -> list[Plan]:
+        """Tasks of a split with the calls that solve them, at one level of the curriculum."""
+        return [self._world.plan(split, start + i, num_plates=num_plates) for i in range(count)]
+
+    def picture(self, path: Path) -> MediaRef:
+        """A user's picture, checked and normalised. Raises MediaError, one line."""
+        return load_image(self._store, path)
+
+    def real(self) -> list[Task]:
+        """The real pictures' tasks."""
+        return real_tasks(self._store)
+
+
+class PretrainSource:
+    """What the base model learns from: scenes with dense targets, then captions."""
+
+    def __init__(self, config: WorldConfig, chat: Chat, store: FolderMediaStore, see: See) -> None:
+        self._config, self._see = config, see
+        self._captions = Captions(config, chat, store, see)
+
+    def scenes(self, start: int, count: int, cells: int) -> bytes:
+        """Scenes with dense targets, as safetensors (actors/tasks/detection.py)."""
+        return detection_scenes(self._config, start, count, cells=cells, view=self._see)
+
+    def captions(self, start: int, count: int, num_plates: tuple[int, int]) -> bytes:
+        """Captions as traces, Arrow IPC."""
+        return encode_traces([self._captions.trace(start + i, num_plates=num_plates) for i in range(count)])

@@ -1,0 +1,105 @@
+"""One rank of a learner in a process of its own, for tests: runs a short job at each ZeRO stage and writes what it saw.
+
+usage: python -m fakes.ranks RANK WORLD_SIZE BACKEND FOLDER   (BACKEND: torch, or deepspeed for stages 0 to 3)
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fakes.learning import a_real_rollout, a_real_trace, a_vote
+from safetensors.torch import load_file
+
+from common.chat import Chat
+from common.media import FolderMediaStore
+from common.schema import encode_rollouts, encode_traces
+from common.types import Draw
+from learner.config import EngineConfig, LearnerConfig, ScheduleConfig, SftConfig
+from learner.learner import Learner
+
+CONFIG = LearnerConfig(
+    sft=SftConfig(schedule=ScheduleConfig(lr=1e-3, num_steps=20, warmup_steps=2), batch_size=7),
+    micro_batch_tokens=300,
+    bucket_bytes=300_000,
+)
+
+
+def job(learner: Learner, chat: Chat, store: FolderMediaStore) -> list[dict[str, float]]:
+    """Three supervised steps, one reinforced, one adapted; uneven shares, so some ranks make empty passes."""
+    learner.begin("sft")
+    learner.add_traces(encode_traces([a_real_trace(chat, store, i) for i in range(9)]))
+    found = [learner.imitate(step) for step in range(3)]
+    rollouts = [
+        a_real_rollout(chat, store, i, group_size=3, score=float(i == 0), num_calls=1 + i, answer="4" if i < 2 else "7")
+        for i in range(3)
+    ]
+    draw = Draw(step=0, watermark=0, rollout_ids=(), rollouts=encode_rollouts(rollouts), consensus=(a_vote(rollouts),))
+    learner.begin("rft")
+    found.append(learner.step(draw))
+    learner.begin("ttrl")
+    found.append(learner.step(draw))
+    return found
+
+
+def resumed(make: Any, learner: Learner, folder: Path, draw_step: int) -> bool:
+    """Whether a learner restored from a checkpoint takes the same next supervised step."""
+    learner.begin("sft")
+    learner.imitate(draw_step)
+    learner.save(folder)
+    other = make()
+    other.restore(folder)
+    other._traces, other._trace_rows = learner._traces, learner._trace_rows
+    mine, theirs = learner.imitate(draw_step + 1), other.imitate(draw_step + 1)
+    return all(mine[name] == theirs[name] for name in mine if name != "learn_s")
+
+
+def addresses() -> list[str]:
+    """Addresses this process listens on."""
+    return [c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
+
+
+def main() -> None:
+    rank, world_size, backend, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    store = FolderMediaStore(folder / "media")
+    chat = Chat.from_model(folder / "model")
+    report: dict[str, Any] = {}
+    for stage in (0,) if backend == "torch" else (0, 1, 2, 3):
+        engine = EngineConfig(backend=backend, zero_stage=stage)  # type: ignore[arg-type]
+        name = f"{backend}-{stage}"
+
+        def make(engine: EngineConfig = engine, name: str = name) -> Learner:
+            return Learner(
+                replace(CONFIG, engine=engine),
+                rank=rank,
+                world_size=world_size,
+                model_folder=folder / "model",
+                store=store,
+                weights_folder=folder / f"weights-{name}",
+                seed=3,
+                rendezvous=f"file://{folder}/meet",
+            )
+
+        learner = make()
+        metrics = job(learner, chat, store)
+        weights = learner.publish()
+        assert (weights is None) == (rank != 0)
+        report[name] = {
+            "metrics": metrics,
+            "buckets": list(weights.buckets) if weights else [],
+            "names": sorted(n for b in weights.buckets for n in load_file(b)) if weights else [],
+            "canary": list(weights.canary.logprobs) if weights and weights.canary else [],
+            "resumed": resumed(make, learner, folder / f"state-{name}", 3),
+        }
+    report["listening"] = addresses()
+    report["host"] = socket.gethostname()
+    (folder / f"report-{backend}-{rank}.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
