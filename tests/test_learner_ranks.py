@@ -1,0 +1,89 @@
+"""Two ranks under DeepSpeed at every ZeRO stage against one rank of plain torch: the same losses, the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes.models import make_tiny_model
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.system
+ROOT = Path(__file__).parent
+STAGES = [0, 1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    make_tiny_model(folder / "model")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT.parent}:{ROOT}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    jobs = [("0", "1", "torch"), ("0", "2", "deepspeed"), ("1", "2", "deepspeed")]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fakes.ranks", *job, str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for job in jobs
+    ]
+    for process in started:
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output[-4000:]
+    return {
+        f"{backend}-{rank}": json.loads((folder / f"report-{backend}-{rank}.json").read_text())
+        for rank, _, backend in jobs
+    }
+
+
+def weights_of(report: dict[str, Any]) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for bucket in report["buckets"]:
+        found |= load_file(bucket)
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_take_the_steps_of_one(reports: dict[str, dict[str, Any]], stage: int) -> None:
+    one = reports["torch-0"]["torch-0"]["metrics"]
+    for rank in (0, 1):
+        two = reports[f"deepspeed-{rank}"][f"deepspeed-{stage}"]["metrics"]
+        assert len(two) == 5
+        for mine, theirs in zip(one, two, strict=True):
+            assert set(mine) == set(theirs)
+            for name in mine:
+                if name not in ("learn_s", "grad_norm"):
+                    assert theirs[name] == pytest.approx(mine[name], rel=2e-3, abs=2e-4), (stage, rank, name)
+            if stage:  # stage 0 in fp32 keeps no norm
+                assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_publishes_the_same_whole_weights(reports: dict[str, dict[str, Any]], stage: int) -> None:
+    report = reports["deepspeed-0"][f"deepspeed-{stage}"]
+    one, two = weights_of(reports["torch-0"]["torch-0"]), weights_of(report)
+    assert set(one) == set(two)
+    assert len(report["buckets"]) > 1
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+    assert report["canary"] == pytest.approx(reports["torch-0"]["torch-0"]["canary"], abs=5e-3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_rank_takes_the_identical_next_step(reports: dict[str, dict[str, Any]], stage: int) -> None:
+    assert reports["deepspeed-0"][f"deepspeed-{stage}"]["resumed"]
+    assert reports["deepspeed-1"][f"deepspeed-{stage}"]["resumed"]
+
+
+def test_ranks_listen_on_loopback_only(reports: dict[str, dict[str, Any]]) -> None:
+    heard = [*reports["deepspeed-0"]["listening"], *reports["deepspeed-1"]["listening"]]
+    assert heard
+    assert set(heard) <= {"127.0.0.1", "::1"}
