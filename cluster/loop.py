@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors.actor import Actor
-from learner.learner import Learner
-from replay.buffer import ReplayBuffer
-
 from cluster.phases import RlPhase, SftPhase
 from common.errors import ActorDied
 from common.seeds import seed_of
 from common.types import Sampling, Task
+from learner.learner import Learner
+from replay.buffer import ReplayBuffer
 
 if TYPE_CHECKING:
-    from cluster.runtime import Ref
+    from cluster.runtime import Ranks, Ref
     from cluster.system import System
 
 CHUNKS_AHEAD = 2
@@ -56,20 +55,27 @@ def chunks(phase: SftPhase) -> Iterator[Chunk]:
         begin += level.num_steps
 
 
-async def imitate(system: System, phase: SftPhase, *, first_step: int = 0) -> None:
-    """Phase 1: learn from traces while later ones are still being synthesised; when a chunk counts depends on the step
-    alone, so a seed fixes every batch."""
+async def imitate(
+    phase: SftPhase,
+    *,
+    learner: Ranks[Learner],
+    make: Callable[[Chunk], Ref[bytes]],
+    after_step: Callable[[int, dict[str, float]], Awaitable[None]],
+    first_step: int = 0,
+) -> None:
+    """Phase 1: learn from traces while later ones are still being synthesised by `make`; when a chunk counts depends on
+    the step alone, so a seed fixes every batch."""
     waiting, sent = deque(chunks(phase)), deque[tuple[Chunk, "Ref[bytes]"]]()
     for step in range(first_step, phase.num_steps):
         while True:
             while waiting and len(sent) < CHUNKS_AHEAD:
                 chunk = waiting.popleft()
-                sent.append((chunk, system.pick_actor().send(Actor.trace, chunk.start, chunk.count, chunk.num_plates)))
+                sent.append((chunk, make(chunk)))
             if not sent or sent[0][0].due > step:
                 break
-            await system.learner.call_all(Learner.add_traces, sent.popleft()[1])
-        metrics = (await system.learner.call_all(Learner.imitate, step))[0]
-        await system.after_step("sft", step + 1, metrics, checkpoint=(step + 1) % phase.checkpoint_every == 0)
+            await learner.call_all(Learner.add_traces, sent.popleft()[1])
+        metrics = (await learner.call_all(Learner.imitate, step))[0]
+        await after_step(step + 1, metrics)
 
 
 async def reinforce(system: System, phase: RlPhase, *, first_step: int = 0) -> None:
@@ -91,7 +97,7 @@ async def act(system: System, phase: RlPhase) -> None:
     """Keep `max_groups` groups in flight; rollouts go to replay singly, which waits while it is ahead of the
     learner.
     """
-    limit = 1 if phase.deterministic else phase.max_groups
+    limit = 1 if system.config.phases.deterministic else phase.max_groups
     room = asyncio.Semaphore(limit)
     async with asyncio.TaskGroup() as groups:
         while True:
@@ -104,7 +110,7 @@ async def act(system: System, phase: RlPhase) -> None:
 
 async def act_group(system: System, phase: RlPhase, number: int, task: Task) -> None:
     """Sample one group, hand each rollout to replay as it ends, and, where rewards come from a vote, let them vote."""
-    group_id = f"{phase.name}-{number}"
+    group_id = f"{phase.name}/{number}"
 
     async def one(member: int) -> Ref[bytes]:
         sampling = Sampling(
@@ -132,7 +138,7 @@ async def act_group(system: System, phase: RlPhase, number: int, task: Task) -> 
         raise AssertionError("unreachable")
 
     try:
-        if phase.deterministic:
+        if system.config.phases.deterministic:
             rollouts = [await one(member) for member in range(phase.group_size)]
         else:
             rollouts = await asyncio.gather(*(one(member) for member in range(phase.group_size)))
@@ -146,7 +152,9 @@ async def vote(system: System, task: Task, group_id: str, rollouts: list[Ref[byt
     """Ask the neighbours, vote over whole trajectories, and tell replay; an abstention spends the group."""
     actor = system.pick_actor()
     embedding = actor.send(Actor.embed, task.query)
-    neighbours = system.replay.send(ReplayBuffer.nearest, embedding, system.config.num_neighbours)
+    neighbours = system.replay.send(
+        ReplayBuffer.nearest, embedding, system.config.num_neighbours, exclude_query=task.query.query_id
+    )
     consensus = await actor.call(Actor.vote, rollouts, neighbours)
     await system.replay.call(ReplayBuffer.settle, consensus)
 

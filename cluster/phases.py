@@ -41,7 +41,6 @@ class RlPhase:
     max_policy_lag: steps, at most, between the policy of a token and the step that learns from it; 0 is in lockstep.
     max_groups: in flight at once. split, shift: the tasks. votes: rewards come from a vote, not from the truth.
     views: augmentations of the view, dealt to siblings in turn ("" is the plain view).
-    deterministic: one rollout at a time, groups learned from in order; with lag 0 a seed fixes every bit.
     """
 
     name: str
@@ -56,7 +55,6 @@ class RlPhase:
     views: tuple[str, ...] = ("",)
     temperature: float = 1.0
     checkpoint_every: int = 20
-    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for field_name in ("groups_per_step", "group_size", "max_groups"):
@@ -91,19 +89,29 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainPhase:
-    """Vision warm-up of the small base model: `num_scenes` scenes, `num_steps` steps of `batch_size`."""
+    """Making the small base model: a vision warm-up of `num_steps` steps of `batch_size` on `num_scenes` scenes,
+    then captions."""
 
     num_scenes: int = 4000
-    num_steps: int = 500
+    num_steps: int = 450
     batch_size: int = 64
     lr: float = 2e-3
+    captions: SftPhase = field(default_factory=SftPhase)
+    caption_lr: float = 2e-3
+    caption_batch: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """The whole of a run, in order; a phase with no steps is skipped."""
+    """The whole of a run, in order; a phase with no steps is skipped.
+
+    deterministic: one rollout at a time and groups learned from in order; with max_policy_lag 0 a seed then fixes
+    every bit. drop_zero_variance: groups whose answers all scored alike are spent instead of learned from.
+    """
 
     pretrain: PretrainPhase = field(default_factory=PretrainPhase)
     sft: SftPhase = field(default_factory=SftPhase)
     rft: RlPhase = field(default_factory=lambda: RlPhase(name="rft", num_steps=0))
     ttrl: RlPhase = field(default_factory=lambda: RlPhase(name="ttrl", num_steps=0, votes=True))
+    deterministic: bool = False
+    drop_zero_variance: bool = True

@@ -1,0 +1,307 @@
+"""The commands of `pixelis`: what each accepts and whom it calls. Heavy imports wait until a command is chosen."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cluster.config import RunConfig
+    from cluster.progress import Progress
+    from cluster.summary import Answer, Summary
+
+
+class Verbs(Protocol):
+    """The work that the command line can ask for; `resume` continues what the run's folder holds."""
+
+    def run(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
+
+    def sft(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
+
+    def rft(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
+
+    def adapt(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
+
+    def eval(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
+
+    def pretrain(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
+
+    def ask(self, config: RunConfig, *, picture: Path, question: str, progress: Progress) -> Awaitable[Answer]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """A parsed command line. overrides: Hydra's. verbs: None for the real ones."""
+
+    options: argparse.Namespace
+    overrides: tuple[str, ...]
+    verbs: Verbs | None = None
+
+    @property
+    def as_json(self) -> bool:
+        return bool(self.options.json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A word after `pixelis`. arguments: adds positionals and flags. execute: returns the exit status."""
+
+    name: str
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[Invocation], int]
+    takes_overrides: bool = True
+
+
+class Result(Protocol):
+    """What a command shows: JSON for programs, a table for people."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    def table(self) -> RenderableType: ...
+
+
+def _work(verb: str) -> Callable[[Invocation], int]:
+    def execute(invocation: Invocation) -> int:
+        return _perform(
+            invocation,
+            lambda verbs, config, progress: getattr(verbs, verb)(
+                config, progress=progress, resume=not invocation.options.fresh
+            ),
+        )
+
+    return execute
+
+
+def _ask(invocation: Invocation) -> int:
+    picture = Path(invocation.options.image)
+    _check_picture(picture)
+    return _perform(
+        invocation,
+        lambda verbs, config, progress: verbs.ask(
+            config, picture=picture, question=invocation.options.question, progress=progress
+        ),
+    )
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse a missing or truncated file before anything is started."""
+    from common.errors import MediaError
+    from common.media import decode_image
+
+    if not path.is_file():
+        raise MediaError(f"{path}: no such file")
+    decode_image(path.read_bytes(), name=str(path))
+
+
+def _perform(invocation: Invocation, work: Callable[[Verbs, RunConfig, Progress], Awaitable[Result]]) -> int:
+    """Load the configuration, do the work, show the result."""
+    with _stdout(only_json=invocation.as_json) as out:
+        from cluster.config import load
+        from cluster.interrupt import run_until_interrupted
+        from cluster.placement import QUIET
+        from cluster.progress import make_progress
+
+        config = load(invocation.overrides)
+        os.environ.update(QUIET)
+        progress = make_progress()
+
+        async def awaited() -> Result:
+            return await work(invocation.verbs or _real_verbs(), config, progress)
+
+        try:
+            result = run_until_interrupted(awaited())
+        finally:
+            progress.close()
+        _show(result, out, as_json=invocation.as_json)
+    return 0
+
+
+def _real_verbs() -> Verbs:
+    from cluster import verbs
+
+    return verbs
+
+
+def _report(invocation: Invocation) -> int:
+    from cluster.report import rebuild
+
+    print(rebuild(Path(invocation.options.folder)))
+    return 0
+
+
+def _doctor(invocation: Invocation) -> int:
+    from cluster.config import load
+    from cluster.doctor import examine
+
+    with _stdout(only_json=invocation.as_json) as out:
+        diagnosis = examine(load(invocation.overrides))
+        _show(diagnosis, out, as_json=invocation.as_json)
+    return 0 if diagnosis.healthy else 1
+
+
+def _bench(invocation: Invocation) -> int:
+    from cluster.benchmarks.harness import measure
+    from cluster.config import load
+    from cluster.placement import QUIET
+    from cluster.progress import make_progress
+
+    with _stdout(only_json=invocation.as_json) as out:
+        os.environ.update(QUIET)
+        progress = make_progress()
+        try:
+            outcome = measure(
+                invocation.options.suites, load(invocation.overrides), progress, rounds=invocation.options.rounds
+            )
+        finally:
+            progress.close()
+        _show(outcome, out, as_json=invocation.as_json)
+    return 0 if outcome.holds else 1
+
+
+def _show(result: Result, out: TextIO, *, as_json: bool) -> None:
+    if as_json:
+        json.dump(result.to_json(), out, indent=2, ensure_ascii=False, default=str)
+        out.write("\n")
+        out.flush()
+        return
+    from rich.console import Console
+
+    console = Console(file=out)
+    if not console.is_terminal:
+        console = Console(file=out, width=180)  # a file has no width; tables must not fold
+    console.print(result.table())
+
+
+@contextmanager
+def _stdout(*, only_json: bool) -> Iterator[TextIO]:
+    """Standard output for the result. With only_json everything else that anyone prints, C libraries included, goes
+    to stderr.
+    """
+    if not only_json:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    before = sys.stdout
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as out:
+            yield out
+    finally:
+        sys.stdout = before
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over instead of continuing what the run's folder holds"
+    )
+
+
+def _ask_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", help="a picture file")
+    parser.add_argument("question", help="what to find out about it")
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("suites", nargs="*", metavar="suite", help="which to run; all when none is named")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of ours and the peer (default 5)")
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", default="runs/demo", help="the run's folder (default runs/demo)")
+
+
+def _verb(name: str, text: str) -> Command:
+    return Command(name=name, help=text, arguments=_run_arguments, execute=_work(name))
+
+
+COMMANDS: Mapping[str, Command] = {
+    command.name: command
+    for command in (
+        _verb("run", "all phases: base, SFT, CC-RFT, Pixel TTRL, then evaluation and report"),
+        _verb("pretrain", "make the small base model"),
+        _verb("sft", "phase 1: imitate traces of tool use"),
+        _verb("rft", "phase 2: curiosity-coherence reward fine-tuning"),
+        _verb("adapt", "phase 3: Pixel TTRL, learning without labels"),
+        _verb("eval", "measure the newest policy of a run on held-out tasks"),
+        Command(
+            name="ask",
+            help="put a question about a picture to the newest policy of a run",
+            arguments=_ask_arguments,
+            execute=_ask,
+        ),
+        Command(name="bench", help="measure against peers", arguments=_bench_arguments, execute=_bench),
+        Command(
+            name="report",
+            help="write report.html of a finished run again",
+            arguments=_report_arguments,
+            execute=_report,
+            takes_overrides=False,
+        ),
+        Command(
+            name="doctor",
+            help="check whether this machine can run it, and say what to do",
+            arguments=_no_arguments,
+            execute=_doctor,
+        ),
+    )
+}
+
+
+def split_overrides(words: Sequence[str], num_positionals: int | None) -> tuple[list[str], tuple[str, ...]]:
+    """(words for argparse, overrides). A word with "=" is an override, unless it is one of the first `num_positionals`
+    positionals (a question may hold "="). None: as many positionals as there are words without "=".
+    """
+    kept: list[str] = []
+    overrides: list[str] = []
+    seen = 0
+    for word in words:
+        if word.startswith("--"):
+            kept.append(word)
+        elif num_positionals is not None and seen < num_positionals:
+            kept.append(word)
+            seen += 1
+        elif "=" in word:
+            overrides.append(word)
+        else:
+            kept.append(word)
+    return kept, tuple(overrides)
+
+
+def parse(command: Command, words: Sequence[str], verbs: Verbs | None) -> Invocation:
+    """Raises UserError for words that the command does not accept."""
+    parser = _Parser(prog=f"pixelis {command.name}", description=command.help, allow_abbrev=False)
+    command.arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone, on standard output")
+    if command.takes_overrides:
+        parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [key=value …]"
+        parser.epilog = (
+            "key=value sets any key of the configuration; group=choice takes a file (model, hardware, experiment)."
+        )
+    num_positionals = 2 if command.name == "ask" else None
+    kept, overrides = split_overrides(words, num_positionals if command.takes_overrides else len(words))
+    return Invocation(options=parser.parse_args(kept), overrides=overrides, verbs=verbs)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message} (see {self.prog} --help)")

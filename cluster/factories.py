@@ -1,0 +1,187 @@
+"""What runs inside each process: builders that the runtime calls there.
+
+A `Site` says where things lie on this node; everything else comes from the run's configuration. Collaborators
+arrive built, so only this file and cluster/system.py choose implementations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.config import RunConfig
+from cluster.phases import SftPhase
+from common.media import FolderMediaStore
+
+if TYPE_CHECKING:
+    from actors.actor import Actor
+    from actors.tasks.source import PretrainSource, TaskSource
+    from learner.config import Curriculum, LearnerConfig
+    from learner.learner import Learner
+    from learner.warmup import Warmup
+    from replay.buffer import ReplayBuffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Folders of one run on this node. live: in shared memory, gone with the run. model: the base model's directory."""
+
+    run: Path
+    live: Path
+    model: Path
+
+    @property
+    def media(self) -> Path:
+        return self.live / "media"
+
+    @property
+    def weights(self) -> Path:
+        return self.live / "weights"
+
+
+def build_task_source(config: RunConfig, site: Site) -> TaskSource:
+    from actors.tasks.source import TaskSource
+
+    return TaskSource(config.world, FolderMediaStore(site.media))
+
+
+def build_pretrain_source(config: RunConfig, site: Site) -> PretrainSource:
+    """Needs only the tokenizer of `site.model`, which the warm-up writes first."""
+    from actors.tasks.source import PretrainSource
+    from actors.views import see
+    from common.chat import Chat
+
+    chat = Chat.from_model(site.model)
+    seen = partial(see, config=config.view, vision=chat.vision)
+    return PretrainSource(config.world, chat, FolderMediaStore(site.media), seen)
+
+
+async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, version: int) -> Actor:
+    """An actor with its engine, its tool workers and its encoder; waits until all of them are ready."""
+    from actors.actor import Actor
+    from actors.embedding import ClassicalEmbedder
+    from actors.generation import VllmGenerator
+    from actors.tools.toolbox import build_toolbox
+    from actors.views import Viewer
+    from common.chat import Chat
+
+    store = FolderMediaStore(site.media)
+    chat = Chat.from_model(site.model, system=config.model.system)
+    toolbox = build_toolbox(config.tools, site.media)
+    generator = await VllmGenerator.start(site.model, chat, store, config.generation, version=version)
+    await toolbox.start()
+    return Actor(
+        name=name,
+        epoch=epoch,
+        generator=generator,
+        toolbox=toolbox,
+        viewer=Viewer(store, chat.vision, config.view),
+        embedder=ClassicalEmbedder(),
+        chat=chat,
+        store=store,
+        config=config.actor,
+        voting=config.voting,
+        emphasis=config.emphasis,
+    )
+
+
+async def build_replay(config: RunConfig, site: Site) -> ReplayBuffer:
+    from actors.embedding import ClassicalEmbedder
+    from replay.config import IndexConfig, ReplayConfig
+    from replay.opening import open_replay
+
+    encoder = ClassicalEmbedder()
+    settings = ReplayConfig(
+        folder=site.run / "replay",
+        live_media=site.media,
+        durability=config.durability,
+        in_order=config.phases.deterministic,
+        drop_zero_variance=config.phases.drop_zero_variance,
+        index=IndexConfig(encoder=encoder.digest, dimension=encoder.dimension),
+    )
+    return open_replay(settings)
+
+
+def build_learner(
+    config: RunConfig, site: Site, *, rank: int, world_size: int, rendezvous: str | None = None
+) -> Learner:
+    from learner.learner import Learner
+
+    return Learner(
+        learner_config(config),
+        rank=rank,
+        world_size=world_size,
+        model_folder=site.model,
+        store=FolderMediaStore(site.media),
+        weights_folder=site.weights,
+        seed=config.seed,
+        rendezvous=rendezvous,
+    )
+
+
+def build_captioner(config: RunConfig, site: Site, *, rank: int, world_size: int) -> Learner:
+    """The learner that finishes the base model: one rank, on captions."""
+    from learner.learner import Learner
+
+    pretrain = config.phases.pretrain
+    steps = pretrain.captions.num_steps
+    schedule = replace(config.learner.sft.schedule, lr=pretrain.caption_lr, num_steps=steps, warmup_steps=20)
+    sft = replace(
+        config.learner.sft,
+        schedule=schedule,
+        batch_size=pretrain.caption_batch,
+        box_weight=0.0,
+        curriculum=curriculum(pretrain.captions),
+    )
+    return Learner(
+        replace(config.learner, sft=sft),
+        rank=rank,
+        world_size=world_size,
+        model_folder=site.model,
+        store=FolderMediaStore(site.media),
+        weights_folder=site.weights,
+        seed=config.seed,
+    )
+
+
+def build_warmup(config: RunConfig) -> Warmup:
+    from actors.tasks.scene import COLOURS
+    from learner.base_model import BaseShape
+    from learner.warmup import Warmup, WarmupConfig
+
+    pretrain = config.phases.pretrain
+    settings = WarmupConfig(
+        num_steps=pretrain.num_steps,
+        batch_size=pretrain.batch_size,
+        lr=pretrain.lr,
+        seed=config.seed,
+        num_threads=config.runtime.num_threads,
+    )
+    shape = BaseShape(grid_step=config.world.grid_step, view_side=config.view.side)
+    return Warmup(settings, shape, [f" {name}" for name in COLOURS])
+
+
+def learner_config(config: RunConfig) -> LearnerConfig:
+    """The learner's settings with the lengths of the phases filled in, so that no length is written twice."""
+    learner, phases = config.learner, config.phases
+    sft = replace(
+        learner.sft,
+        schedule=replace(learner.sft.schedule, num_steps=max(1, phases.sft.num_steps)),
+        curriculum=curriculum(phases.sft),
+    )
+    rft = replace(learner.rft, schedule=replace(learner.rft.schedule, num_steps=max(1, phases.rft.num_steps)))
+    ttrl = replace(learner.ttrl, schedule=replace(learner.ttrl.schedule, num_steps=max(1, phases.ttrl.num_steps)))
+    return replace(learner, sft=sft, rft=rft, ttrl=ttrl)
+
+
+def curriculum(phase: SftPhase) -> tuple[Curriculum, ...]:
+    """Each level alone while it lasts."""
+    from learner.config import Curriculum
+
+    entries, done = [], 0
+    for level in phase.levels:
+        done += level.num_steps
+        entries.append(Curriculum(levels=(level.num_plates[1],), until=done / phase.num_steps))
+    return tuple(entries)

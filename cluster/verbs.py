@@ -1,0 +1,251 @@
+"""What `pixelis run`, `sft`, `rft`, `adapt`, `eval`, `ask` and `pretrain` do, from a configuration to a summary.
+
+`run`, `sft`, `rft` and `adapt` share a run's folder: each does the phases up to its own that are not done yet. The
+last policy stands in `runs/<name>/policy` as a model directory, which `eval` and `ask` load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from actors.actor import Actor, Outcome
+from actors.tasks.source import TaskSource
+from cluster.benchmarks.machine import describe, versions
+from cluster.config import RunConfig, as_values, digest
+from cluster.evaluation import answer, mean, measure, phase_row
+from cluster.memory import watched
+from cluster.pretraining import base_model, checked, small_model, small_model_folder
+from cluster.progress import Progress
+from cluster.reporting import Reporter
+from cluster.runs import RunFolder, open_run, write_atomically
+from cluster.runtime import Runtime
+from cluster.summary import Answer, AnsweredCall, Summary
+from cluster.system import Acting, System, open_acting, open_site, open_system
+from cluster.training import ORDER, PhaseName, Trained, train
+from common.errors import RunFolderError
+from common.types import Query, Task
+from learner.learner import Learner
+from replay.buffer import ReplayBuffer, ReplayStats
+
+REAL_SECTION, WORLD_SECTION = "Real pictures", "Held-out tasks of the world"
+
+
+async def run(config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
+    """All phases, the real pictures, and the report."""
+    return await _train(config, "run", ORDER, progress=progress, resume=resume)
+
+
+async def sft(config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
+    """Up to phase 1."""
+    return await _train(config, "sft", ORDER[:2], progress=progress, resume=resume)
+
+
+async def rft(config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
+    """Up to phase 2."""
+    return await _train(config, "rft", ORDER[:3], progress=progress, resume=resume)
+
+
+async def adapt(config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
+    """Up to phase 3."""
+    return await _train(config, "adapt", ORDER, progress=progress, resume=resume)
+
+
+async def pretrain(config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
+    """Make the small base model, again unless `resume`, and say where its training ended."""
+    began = time.monotonic()
+    async with _placed(config) as runtime:
+        folder = small_model_folder(config)
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        await small_model(config, runtime, progress)
+    progress.note(f"the base model is in {folder}")
+    return _summary(config, "pretrain", Trained(), began)
+
+
+async def eval(config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
+    """Measure the policy of the run's folder on held-out tasks; writes eval.json beside summary.json."""
+    began = time.monotonic()
+    async with _acting(config, progress) as acting:
+        measured = await measure(acting, config.evaluation)
+        row = phase_row("policy", measured, seed=config.seed, token_kl=None)
+        back_ends = await acting.pick_actor().call(Actor.back_ends)
+        cpu_ms = _tool_cpu_ms(measured.learned)
+    summary = _summary(config, "eval", Trained(rows=[row]), began, back_ends=back_ends, tool_cpu_ms=cpu_ms)
+    write_atomically(config.folder / config.name / "eval.json", json.dumps(summary.to_json(), indent=2, default=str))
+    return summary
+
+
+async def ask(config: RunConfig, *, picture: Path, question: str, progress: Progress) -> Answer:
+    """Put a question about a picture to the policy of the run's folder."""
+    began = time.monotonic()
+    async with _acting(config, progress) as acting:
+        image = await acting.source.call(TaskSource.picture, picture)
+        query = Query(query_id="asked", question=question, images=(image,))
+        task = Task(query=query, answer="", kind="exact", family="asked", split="asked")
+        outcome = await acting.pick_actor().call(Actor.evaluate, task, strip=True)
+    answered = _answer(outcome, name=str(picture), wall_s=time.monotonic() - began)
+    return replace(answered, truth=None, right=None)
+
+
+async def _train(
+    config: RunConfig, command: str, wanted: Sequence[PhaseName], *, progress: Progress, resume: bool
+) -> Summary:
+    began = time.monotonic()
+    folder = config.folder / config.name
+    with open_run(folder, config_digest=digest(config), resume=resume) as run_folder:
+        async with watched() as peak, _placed(config) as runtime:
+            model = await base_model(config, runtime, progress)
+            async with (
+                open_site(folder, model) as site,
+                open_system(config, runtime=runtime, run=run_folder, site=site, progress=progress) as system,
+            ):
+                trained = await train(system, wanted)
+                await _keep_policy(system, folder / "policy")
+                real = await _real_pictures(system)
+                summary = _summary(
+                    config,
+                    command,
+                    trained,
+                    began,
+                    back_ends=await system.pick_actor().call(Actor.back_ends),
+                    stats=await system.replay.call(ReplayBuffer.stats),
+                    tool_cpu_ms=_tool_cpu_ms(trained.outcomes),
+                    answers=tuple(_answer(outcome, name=outcome.task_id) for outcome in real),
+                    peak_memory_gib=peak.peak_gib,
+                )
+                await _report(system, run_folder, summary, {WORLD_SECTION: trained.outcomes, REAL_SECTION: real})
+    return summary
+
+
+async def _keep_policy(system: System, folder: Path) -> None:
+    """The learner's weights as a model directory; it appears whole."""
+    aside = folder.with_name(".policy")
+    shutil.rmtree(aside, ignore_errors=True)
+    await system.learner.call_all(Learner.export, aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+async def _real_pictures(system: System) -> tuple[Outcome, ...]:
+    tasks = await system.source.call(TaskSource.real)
+    system.progress.start("real pictures", len(tasks))
+    return await answer(system, tasks, "learned", concurrency=system.config.evaluation.concurrency, strips=len(tasks))
+
+
+async def _report(
+    system: System, run_folder: RunFolder, summary: Summary, sections: dict[str, tuple[Outcome, ...]]
+) -> None:
+    """summary.json, then report.html, written by a process that may hold pictures."""
+    system.progress.start("writing the report")
+    run_folder.write_json("summary.json", json.loads(json.dumps(summary.to_json(), default=str)))
+    reporter = await system.runtime.spawn("report", Reporter, run_folder.path, system.site.media)
+    page = await reporter.call(Reporter.write, summary.to_json(), sections)
+    system.progress.finish()
+    system.progress.note(f"report: {page}")
+
+
+@asynccontextmanager
+async def _placed(config: RunConfig) -> AsyncIterator[Runtime]:
+    """The runtime that the configuration asks for; its processes are gone at the end."""
+    runtime = make_runtime(config)
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+def make_runtime(config: RunConfig) -> Runtime:
+    if config.runtime.kind == "local":
+        from cluster.local_runtime import LocalRuntime
+
+        return LocalRuntime()
+    from cluster.ray_runtime import RayRuntime
+
+    return RayRuntime.start(config.runtime)
+
+
+@asynccontextmanager
+async def _acting(config: RunConfig, progress: Progress) -> AsyncIterator[Acting]:
+    """Actors on the policy of the run's folder, or on model.path where that is given. Raises UserError, one line."""
+    folder = config.folder / config.name
+    policy = Path(config.model.path) if config.model.path else folder / "policy"
+    if not config.model.path and not (policy / "config.json").is_file():
+        raise RunFolderError(
+            f"{folder} holds no policy yet; run `pixelis run name={config.name}` first, or set model.path"
+        )
+    site_folder = folder / f".acting-{os.getpid()}"
+    async with (
+        _placed(config) as runtime,
+        open_site(site_folder, checked(policy)) as site,
+        open_acting(config, runtime=runtime, site=site, progress=progress) as acting,
+    ):
+        yield acting
+
+
+def _answer(outcome: Outcome, *, name: str, wall_s: float = 0.0) -> Answer:
+    calls = tuple(
+        AnsweredCall(
+            name=shown.tool,
+            arguments=json.loads(shown.arguments),
+            text=shown.observation,
+            error=shown.error,
+        )
+        for shown in outcome.strip
+        if shown.tool
+    )
+    return Answer(
+        picture=name,
+        question=outcome.question,
+        answer=outcome.answer,
+        calls=calls,
+        truth=outcome.truth,
+        right=outcome.score >= 0.5,
+        wall_s=wall_s or outcome.generate_s + outcome.tools_s,
+    )
+
+
+def _tool_cpu_ms(outcomes: Sequence[Outcome]) -> float | None:
+    return 1000 * mean([outcome.tools_cpu_s for outcome in outcomes]) if outcomes else None
+
+
+def _summary(
+    config: RunConfig,
+    command: str,
+    trained: Trained,
+    began: float,
+    *,
+    back_ends: dict[str, str] | None = None,
+    stats: ReplayStats | None = None,
+    tool_cpu_ms: float | None = None,
+    answers: tuple[Answer, ...] = (),
+    peak_memory_gib: float | None = None,
+) -> Summary:
+    trained_rows = [row for row in trained.rows if row.name in ("rft", "ttrl")]
+    return Summary(
+        name=config.name,
+        command=command,
+        phases=tuple(trained.rows),
+        versions=versions(),
+        config=as_values(config),
+        back_ends=back_ends or {},
+        machine=str(describe()),
+        wall_s=time.monotonic() - began,
+        rollout_tokens_per_s=_mean_rate([row.rollout_tokens_per_s for row in trained_rows]),
+        learner_tokens_per_s=_mean_rate([row.learner_tokens_per_s for row in trained_rows]),
+        max_policy_lag_seen=None if stats is None else stats.max_policy_lag_seen,
+        tool_cpu_ms_per_rollout=tool_cpu_ms,
+        peak_memory_gib=peak_memory_gib,
+        answers=answers,
+    )
+
+
+def _mean_rate(rates: Sequence[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return mean(known) if known else None
