@@ -6,6 +6,7 @@ duplicates, and packs them as Arrow, because that is how they leave the process.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import logging
@@ -191,17 +192,19 @@ class Actor:
 
     async def trace(self, plans: Sequence[Plan]) -> bytes:
         """Execute plans and write them down as traces, Arrow IPC; those without support are left out."""
-        made = [
-            await synthesise(
-                plan,
-                toolbox=self._toolbox,
-                viewer=self._viewer,
-                chat=self._chat,
-                emphasis=self._emphasis,
-                max_model_len=self._config.max_model_len,
+        made = await asyncio.gather(
+            *(
+                synthesise(
+                    plan,
+                    toolbox=self._toolbox,
+                    viewer=self._viewer,
+                    chat=self._chat,
+                    emphasis=self._emphasis,
+                    max_model_len=self._config.max_model_len,
+                )
+                for plan in plans
             )
-            for plan in plans
-        ]
+        )
         return encode_traces([trace for trace in made if trace is not None])
 
     async def vote(self, rollouts: Sequence[bytes], neighbours: Sequence[Neighbour] = ()) -> Consensus:
@@ -211,6 +214,9 @@ class Actor:
 
     async def embed(self, query: Query) -> list[float]:
         """The query's place among past ones, a vector of length 1."""
+        return await asyncio.to_thread(self._embed, query)
+
+    def _embed(self, query: Query) -> list[float]:
         shown = [pixels_of(self._store, picture) for picture in _shown(query)]
         vector: list[float] = self._embedder.embed(query.question, shown).tolist()
         return vector

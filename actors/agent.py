@@ -92,9 +92,12 @@ class Agent:
         opening = self._chat.question(query, views)
         if arm == "no_tool":
             opening = replace(opening, token_ids=(*opening.token_ids, *self._chat.encode(ANSWER_OPENS)))
-        if len(opening.token_ids) >= self._config.max_model_len:
-            length, most = len(opening.token_ids), self._config.max_model_len
-            raise ContractError(f"query {query.query_id} takes {length} tokens; max_model_len is {most}")
+        for name, wanted, most in (
+            ("max_model_len", len(opening.token_ids) + 1, self._config.max_model_len),
+            ("max_num_images", len(views), self._config.max_num_images),
+        ):
+            if wanted > most:
+                raise ContractError(f"query {query.query_id} needs {name} of {wanted} at least; it is {most}")
         run = _Run(self._generator, self._chat, self._config, sampling, opening)
         stop, answer = await self._continue(run, query, arm, augmentation)
         return self._close(run, stop, answer)
@@ -191,6 +194,8 @@ class _Run:
         """Add an observation; False, and nothing is added, when it leaves no room to go on."""
         turn = self._chat.observation(done.observation.text, done.observation.view)
         if len(self._ids) + len(turn.token_ids) >= self._config.max_model_len:
+            return False
+        if len(self._images) + len(turn.images) > self._config.max_num_images:
             return False
         self.calls.append(done)
         self._add(turn)

@@ -79,19 +79,23 @@ class ActorConfig:
     """One rollout.
 
     max_calls: tool calls at most. max_repairs: turns that hold neither a call nor an answer, answered by a hint
-    before the rollout ends. max_tokens: sampled in one turn. max_model_len: tokens of the whole rollout, the engine's
-    own limit.
+    before the rollout ends. max_tokens: sampled in one turn. max_model_len, max_num_images: tokens and pictures of the
+    whole rollout, the engine's own limits.
     """
 
     max_calls: int = 8
     max_repairs: int = 2
     max_tokens: int = 64
     max_model_len: int = 1024
+    max_num_images: int = 12
 
     def __post_init__(self) -> None:
-        for name, least in (("max_calls", 0), ("max_repairs", 0), ("max_tokens", 1), ("max_model_len", 1)):
+        for name, least in (("max_calls", 0), ("max_repairs", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("max_tokens", "max_model_len", "max_num_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,13 +101,27 @@ class VllmGenerator:
         Blocks the event loop: the engine's process is tied to the thread that starts it, and this one outlives it.
         """
         prepare_environment(config)
-        engine = _start_engine(Path(model), config)
-        await engine.update_weight_version(str(version))
-        return cls(engine, model=Path(model), chat=chat, store=store, config=config, version=version)
+        # No local name holds the engine, here or in _start_engine: exceptions that vLLM keeps from its start-up keep
+        # these frames, and an engine that outlives `close` complains when the interpreter ends.
+        generator = cls(
+            _start_engine(Path(model), config),
+            model=Path(model),
+            chat=chat,
+            store=store,
+            config=config,
+            version=version,
+        )
+        await generator._engine.update_weight_version(str(version))
+        return generator
 
     @property
     def version(self) -> int:
         return self._version
+
+    @property
+    def bare(self) -> AsyncLLM:
+        """The engine itself, for measuring against it."""
+        return self._engine
 
     async def generate(self, prompt_ids: Sequence[int], images: Sequence[MediaRef], sampling: Sampling) -> Sample:
         """Sample one turn. Waits out a pause; samples again what came from weights that were refused afterwards."""
@@ -128,43 +143,64 @@ class VllmGenerator:
             old_version, old_files = self._version, self._files
             self._settled.clear()
             try:
-                pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
-                if not gap <= self._config.canary_tolerance:  # a NaN is refused too
+                pause_s, problem = await self._try(weights)
+                if problem:
                     self._refused.add(weights.version)
                     await self._switch(old_files, old_version, None)
-                    raise WeightsError(
-                        f"version {weights.version} is refused: its canary differs by {gap:.3g} nats, and at most "
-                        f"{self._config.canary_tolerance:g} is allowed; version {old_version} stays"
-                    )
+                    raise WeightsError(f"version {weights.version} is refused: {problem}; version {old_version} stays")
             finally:
                 self._settled.set()
             return pause_s
 
+    async def _try(self, weights: Weights) -> tuple[float, str]:
+        """Switch to new weights. Returns the seconds paused, and what speaks against them ("" for nothing)."""
+        try:
+            pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
+        except WeightsError as error:
+            return 0.0, str(error)
+        most = self._config.canary_tolerance
+        if not gap <= most:  # a NaN is refused too
+            return pause_s, f"its canary differs by {gap:.3g} nats, and at most {most:g} is allowed"
+        return pause_s, ""
+
     async def close(self) -> None:
         """End the engine and its process. Requests in flight end with the engine's own error."""
         engine = self._engine
-        del self._engine  # its finaliser must not wait for the end of the interpreter
+        del self._engine
+        if engine.output_handler is not None:
+            engine.output_handler.cancel()  # else it reports the end of its process as a failure
         await asyncio.to_thread(engine.shutdown, 0.0)
 
     async def _switch(self, files: tuple[str, ...], version: int, canary: Canary | None) -> tuple[float, float]:
-        """Replace the weights between two steps. Returns the seconds paused and the canary's largest difference."""
+        """Replace the weights between two steps. Returns the seconds paused and the canary's largest difference.
+
+        Raises WeightsError, the engine still paused, when a worker cannot load the files.
+        """
         engine = self._engine
         started = time.perf_counter()
         await engine.pause_generation(mode="keep", clear_cache=False)
-        try:
-            await engine.collective_rpc("take_weights", args=([str(Path(file).resolve()) for file in files],))
-            await engine.update_weight_version(str(version))
-            # In this order: preempting lets go of every cache entry, so the encoder's may be dropped; an entry
-            # dropped while a running request holds it would stop the engine. Preprocessed pixels do not depend on
-            # weights and stay.
-            await engine.reset_prefix_cache(reset_running_requests=True)
-            await engine.reset_encoder_cache()
-            self._version, self._files = version, files
-            waiting = await self._add_canary(canary) if canary is not None else []
-        finally:
-            await engine.resume_generation()
+        await self._take(files)
+        await engine.update_weight_version(str(version))
+        # In this order: preempting lets go of every cache entry, so the encoder's may be dropped; an entry dropped
+        # while a running request holds it would stop the engine. Preprocessed pixels do not depend on weights and stay.
+        await engine.reset_prefix_cache(reset_running_requests=True)
+        await engine.reset_encoder_cache()
+        self._version, self._files = version, files
+        waiting = await self._add_canary(canary) if canary is not None else []
+        await engine.resume_generation()
         pause_s = time.perf_counter() - started
         return pause_s, 0.0 if canary is None else await _canary_gap(waiting, canary)
+
+    async def _take(self, files: tuple[str, ...]) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        paths = [str(Path(file).resolve()) for file in files]
+        try:
+            await self._engine.collective_rpc("take_weights", args=(paths,))
+        except EngineDeadError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a worker raised arrives as a plain Exception with its text
+            raise WeightsError(f"a worker could not load {', '.join(files)} ({error})") from error
 
     async def _add_canary(self, canary: Canary) -> list[Any]:
         """One request a token: each scores its token after the ones before it, as the sampler would see it."""
@@ -241,7 +277,6 @@ def _start_engine(model: Path, config: GenerationConfig) -> AsyncLLM:
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    preload = os.environ.get("LD_PRELOAD")
     arguments = AsyncEngineArgs(
         model=str(model),
         max_model_len=config.max_model_len,
@@ -263,14 +298,22 @@ def _start_engine(model: Path, config: GenerationConfig) -> AsyncLLM:
         disable_log_stats=True,
         seed=config.seed,
     )
-    with children_die_with_us():
-        engine = AsyncLLM.from_engine_args(arguments)
-    # The engine preloads its allocator into its own process; ours must not hand it to the tools' workers.
-    if preload is None:
+    with children_die_with_us(), _same_preload():
+        return AsyncLLM.from_engine_args(arguments)
+
+
+@contextmanager
+def _same_preload() -> Iterator[None]:
+    """The engine preloads an allocator into its own process through our environment; the tools' workers must not get
+    it.
+    """
+    before = os.environ.get("LD_PRELOAD")
+    try:
+        yield
+    finally:
         os.environ.pop("LD_PRELOAD", None)
-    else:
-        os.environ["LD_PRELOAD"] = preload
-    return engine
+        if before is not None:
+            os.environ["LD_PRELOAD"] = before
 
 
 async def _last(collector: Any) -> RequestOutput:

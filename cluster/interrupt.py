@@ -7,12 +7,12 @@ deadline, ends the process where it stands; the watchdog then ends what it start
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Coroutine
+from types import FrameType
 from typing import Any, TypeVar
 
 R = TypeVar("R")
@@ -40,18 +40,18 @@ async def _guarded(work: Coroutine[Any, Any, R]) -> R:
     task = loop.create_task(work)
     received: list[int] = []
 
-    def stop(number: int) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if len(received) > 1:
-            _exit_now(number)
+            os._exit(128 + number)
         print("stopping; once more to stop at once", file=sys.stderr, flush=True)
-        timer = threading.Timer(DEADLINE_S, _exit_now, (number,))
+        timer = threading.Timer(DEADLINE_S, os._exit, (128 + number,))
         timer.daemon = True
         timer.start()
-        task.cancel()
+        loop.call_soon_threadsafe(task.cancel)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+    # Python's own handlers: the loop's would wait while something blocks the loop (Ray's start, a large import).
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return await task
     except asyncio.CancelledError:
@@ -59,10 +59,5 @@ async def _guarded(work: Coroutine[Any, Any, R]) -> R:
             raise Interrupted(received[0]) from None
         raise
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):
-                loop.remove_signal_handler(number)
-
-
-def _exit_now(number: int) -> None:
-    os._exit(128 + number)
+        for number, handler in before.items():
+            signal.signal(number, handler)

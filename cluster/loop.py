@@ -79,30 +79,44 @@ async def imitate(
 
 
 async def reinforce(system: System, phase: RlPhase, *, first_step: int = 0) -> None:
-    """Phases 2 and 3: act and learn at the same time until the last step; a failure of either ends both."""
-    acting = asyncio.create_task(act(system, phase))
-    learning = asyncio.create_task(learn(system, phase, first_step=first_step))
+    """Phases 2 and 3: act and learn at the same time until the last step; a failure of either ends both. Ends early
+    when acting gives up because nothing it did could be learned from."""
+    fruit = Fruit()
+    acting = asyncio.create_task(act(system, phase, fruit))
+    learning = asyncio.create_task(learn(system, phase, fruit, first_step=first_step))
     try:
         await asyncio.wait((acting, learning), return_when=asyncio.FIRST_COMPLETED)
-        if acting.done() and not learning.done():
-            acting.result()
-        await learning
+        if learning.done():
+            return learning.result()
+        acting.result()
+        system.progress.note(f"{phase.name}: {phase.patience} groups in a row gave nothing to learn from; ending early")
     finally:
         for task in (acting, learning):
             task.cancel()
         await asyncio.gather(acting, learning, return_exceptions=True)
 
 
-async def act(system: System, phase: RlPhase) -> None:
-    """Keep `max_groups` groups in flight; rollouts go to replay singly, which waits while it is ahead of the
-    learner.
+@dataclass(slots=True)
+class Fruit:
+    """Groups started, and how many had been when the learner last learned."""
+
+    started: int = 0
+    learned_at: int = 0
+
+
+async def act(system: System, phase: RlPhase, fruit: Fruit) -> None:
+    """Keep `max_groups` groups in flight; rollouts go to replay singly, which waits while it is ahead of the learner.
+
+    Returns when `patience` groups in a row were spent without a step: a policy that never agrees with itself, or is
+    always wrong, has nothing to teach.
     """
     limit = 1 if system.config.phases.deterministic else phase.max_groups
     room = asyncio.Semaphore(limit)
     async with asyncio.TaskGroup() as groups:
-        while True:
+        while fruit.started - fruit.learned_at < phase.patience:
             await room.acquire()
             number = await system.replay.call(ReplayBuffer.admit)
+            fruit.started += 1
             task = await system.next_task(phase, number)
             group = groups.create_task(act_group(system, phase, number, task))
             group.add_done_callback(lambda _: room.release())
@@ -159,11 +173,12 @@ async def vote(system: System, task: Task, group_id: str, rollouts: list[Ref[byt
     await system.replay.call(ReplayBuffer.settle, consensus)
 
 
-async def learn(system: System, phase: RlPhase, *, first_step: int = 0) -> None:
+async def learn(system: System, phase: RlPhase, fruit: Fruit, *, first_step: int = 0) -> None:
     """Learn from fresh groups, then hand every actor the new policy."""
     for step in range(first_step, phase.num_steps):
         draw = system.replay.send(ReplayBuffer.sample, step)  # waits for groups within the policy lag
         metrics = (await system.learner.call_all(Learner.step, draw))[0]
+        fruit.learned_at = fruit.started
         await system.broadcast()
         await system.replay.call(ReplayBuffer.advance, step + 1, system.version)
         await system.after_step(phase.name, step + 1, metrics, checkpoint=(step + 1) % phase.checkpoint_every == 0)

@@ -40,7 +40,8 @@ class RlPhase:
     num_steps: learner steps. groups_per_step: groups in one draw. group_size: sibling rollouts of a group.
     max_policy_lag: steps, at most, between the policy of a token and the step that learns from it; 0 is in lockstep.
     max_groups: in flight at once. split, shift: the tasks. votes: rewards come from a vote, not from the truth.
-    views: augmentations of the view, dealt to siblings in turn ("" is the plain view).
+    views: augmentations of the view, dealt to siblings in turn ("" is the plain view). patience: the phase ends
+    early when this many groups in a row were spent without a step.
     """
 
     name: str
@@ -55,8 +56,12 @@ class RlPhase:
     views: tuple[str, ...] = ("",)
     temperature: float = 1.0
     checkpoint_every: int = 20
+    patience: int = 200
 
     def __post_init__(self) -> None:
+        if self.patience < self.groups_per_step * (self.max_policy_lag + 2):
+            least = self.groups_per_step * (self.max_policy_lag + 2)
+            raise ValueError(f"patience must be at least groups_per_step * (max_policy_lag + 2) = {least}")
         for field_name in ("groups_per_step", "group_size", "max_groups"):
             if getattr(self, field_name) < 1:
                 raise ValueError(f"{field_name} must be at least 1, got {getattr(self, field_name)}")

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -122,28 +123,17 @@ class RayRuntime:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         command = [sys.executable, "-I", "-S", watchdog.__file__, str(os.getpid()), folder]
-        keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-        import ray
-        from ray._private import services
-        from ray._raylet import Config  # type: ignore[attr-defined]
-
-        Config.initialize("")  # Ray reads its environment when it is imported, which may have been before
-
-        # Ray replaces 127.0.0.1 by the machine's address and then binds every interface, unless its lookup
-        # says otherwise.
-        services.get_node_ip_address = ray.util.get_node_ip_address = _loopback
-        with _signals_kept(), _same_imports():
-            ray.init(
-                num_cpus=config.num_cpus,
-                num_gpus=config.num_gpus,
-                object_store_memory=config.object_store_bytes,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=config.worker_logs,
-                configure_logging=False,
-                _temp_dir=folder,
-                _node_ip_address="127.0.0.1",
-            )
+        for last_attempt in (False, True):  # Ray gives its daemons 30 s, too few on a busy machine
+            keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+            try:
+                _boot(config, folder)
+                break
+            except BaseException as error:
+                _abandon(folder)
+                keeper.wait()
+                if last_attempt or not isinstance(error, Exception):  # an interrupt is no reason to try again
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
         return cls(config, Path(folder), keeper)
 
     @classmethod
@@ -151,6 +141,9 @@ class RayRuntime:
         import ray
 
         try:
+            if config.address != "auto":  # Ray itself tries for minutes
+                host, _, port = config.address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=5).close()
             with _signals_kept():
                 ray.init(
                     address=config.address,
@@ -158,7 +151,7 @@ class RayRuntime:
                     log_to_driver=config.worker_logs,
                     configure_logging=False,
                 )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"runtime.address: no Ray cluster at {config.address!r} ({_first_line(error)}); "
                 "start one with `ray start --head`, "
@@ -279,6 +272,39 @@ class RayRuntime:
         env: Mapping[str, str],
     ) -> None:
         await _fetch(handle, handle.actor.build.remote(factory, args, kwargs, dict(env)))
+
+
+def _boot(config: RuntimeConfig, folder: str) -> None:
+    """Start Ray's daemons, on loopback, with their files in `folder`."""
+    import ray
+    from ray._private import services
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    Config.initialize("")  # Ray reads its environment when it is imported, which may have been before
+
+    # Ray replaces 127.0.0.1 by the machine's address and then binds every interface, unless its lookup
+    # says otherwise.
+    services.get_node_ip_address = ray.util.get_node_ip_address = _loopback
+    with _signals_kept(), _same_imports():
+        ray.init(
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            object_store_memory=config.object_store_bytes,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=config.worker_logs,
+            configure_logging=False,
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+        )
+
+
+def _abandon(folder: str) -> None:
+    """End what a failed start has left, the watchdog included."""
+    import ray
+
+    ray.shutdown()
+    watchdog.end_all(folder, within_s=4.0)
 
 
 async def _fetch(handle: RayHandle[Any], ref: Any) -> Any:

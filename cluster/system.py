@@ -218,8 +218,8 @@ class System(Acting):
                 shutil.rmtree(old, ignore_errors=True)
 
     async def close(self) -> None:
-        """Seal the log and end the engines."""
-        await asyncio.gather(super().close(), self._end([self.replay.call(ReplayBuffer.close)]))
+        """Seal the log, and end the engines and the learner's ranks."""
+        await asyncio.gather(super().close(), self._end([self.replay.call(ReplayBuffer.close)]), self.learner.end())
 
     def save_state(self, **changes: Any) -> None:
         """state.json: the phase and step to continue from, and the rows of phases that are done."""
@@ -291,11 +291,11 @@ async def open_system(
     """Place everything; what holds files open is closed at the end."""
     progress.start("starting the engines, the learner and the replay")
     env, gpus = environment(config), config.runtime.num_gpus or 0
-    source = await runtime.spawn("tasks", build_task_source, config, site, env=env)
-    replay = await runtime.spawn("replay", cast("Callable[..., ReplayBuffer]", build_replay), config, site, env=env)
     resources = Resources(num_cpus=1, num_gpus=1 if gpus else 0)
-    learner = await runtime.spawn_ranks(
-        "learner", build_learner, config.num_ranks, config, site, resources=resources, env=env
+    source, replay, learner = await asyncio.gather(
+        runtime.spawn("tasks", build_task_source, config, site, env=env),
+        runtime.spawn("replay", cast("Callable[..., ReplayBuffer]", build_replay), config, site, env=env),
+        runtime.spawn_ranks("learner", build_learner, config.num_ranks, config, site, resources=resources, env=env),
     )
     system = System(
         config,

@@ -2,8 +2,9 @@
 
 A process killed with SIGKILL cleans nothing up. Ray's daemons die with it, but what their workers started may live on.
 This small program is started beside the driver, waits for it to be gone, and ends every process that belongs to the
-same cluster: those that carry its mark in their environment, those that name its folder on their command line, and all
-their descendants. It is run by path and imports the standard library alone, so it costs 10 MB and no start-up time.
+same cluster: those that carry its mark in their environment, name its folder on their command line or have a file in
+it open, and all their descendants. It is run by path and imports the standard library alone, so it costs 10 MB and no
+start-up time.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ def processes_of(folder: str) -> set[int]:
     """Processes of the cluster in `folder` and their descendants, this one and its parent excepted."""
     parents: dict[int, int] = {}
     found: set[int] = set()
+    here = {os.getpid(), os.getppid()}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if _belongs(entry, folder):
+            if int(entry.name) not in here and _belongs(entry, folder):
                 found.add(int(entry.name))
         except (OSError, ValueError, IndexError):  # it ended meanwhile, or is another user's
             continue
@@ -43,7 +45,7 @@ def processes_of(folder: str) -> set[int]:
         children = {pid for pid, parent in parents.items() if parent in found} - found
         found |= children
         grown = bool(children)
-    return found - {os.getpid(), os.getppid()}
+    return found - here
 
 
 def _belongs(process: Path, folder: str) -> bool:

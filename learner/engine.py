@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -259,6 +260,8 @@ def start_deepspeed(config: EngineConfig, *, rank: int, world_size: int, rendezv
         torch.distributed.init_process_group(backend, init_method=url, rank=rank, world_size=world_size)
     import deepspeed
 
+    # DeepSpeed calls collectives by their old names.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed.logger.setLevel("WARNING")
     # Its shared-memory operator would be compiled for minutes; gloo gives the same sums.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

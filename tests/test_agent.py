@@ -138,8 +138,18 @@ async def test_whatever_the_limit_a_rollout_stays_within_it_and_pictures_keep_th
 
 
 async def test_a_question_that_does_not_fit_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ContractError, match="max_model_len is 20"):
+    with pytest.raises(ContractError, match=r"max_model_len of \d+ at least; it is 20"):
         await Scene([ANSWER], max_model_len=20).run()
+
+
+async def test_more_pictures_than_the_engine_takes_end_the_rollout_before_it_is_asked() -> None:
+    scene = Scene([ZOOM], max_num_images=3)
+    episode = await scene.run()
+    assert episode.stop_reason == "max_tokens"
+    assert max(len(asked.images) for asked in scene.generator.asked) == 3
+    scene.chat.check(episode.turns)
+    with pytest.raises(ContractError, match="max_num_images of 2 at least; it is 1"):
+        await Scene([ANSWER], max_num_images=1).run(query=a_query(clip=a_clip(4), images=()))
 
 
 async def test_without_tools_the_turn_is_opened_with_an_answer_that_is_not_trained() -> None:

@@ -212,6 +212,27 @@ async def test_a_canary_that_agrees_is_taken_and_one_that_does_not_leaves_no_tra
     assert live.generator.version > old
 
 
+async def test_weights_that_a_worker_cannot_load_are_refused_and_the_old_ones_stay(live: Live, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    await live.use(0)
+    old = live.generator.version
+    turn = live.opening(live.views(1, seed=8)[0])
+    sampling = Sampling(temperature=1.0, max_tokens=LONG, seed=1)
+    flying = asyncio.create_task(live.generator.generate(turn.token_ids, turn.images, sampling))
+    await asyncio.sleep(0.05)
+    tensors = load_file(live.folders[1] / "model.safetensors")
+    name = "lm_head.weight"
+    save_file(tensors | {name: tensors[name][:, :32].copy()}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="could not load"):
+        await live.generator.load(weights_of(tmp_path, 30_000))
+    assert live.generator.version == old
+    sample = await flying
+    assert {span.version for span in sample.versions} == {old}
+    assert max(map(abs, live.differences([turn, spoken(sample)], 1.0, of={old: 0}))) <= TOLERANCE
+    await live.use(1)
+
+
 async def test_a_placeholder_is_never_sampled_even_by_weights_that_want_nothing_else(
     live: Live, tmp_path: Path
 ) -> None:

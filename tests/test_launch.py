@@ -186,6 +186,13 @@ def test_saving_forever_is_cut_within_ten_seconds() -> None:
     assert process.wait(11) == 130
 
 
+def test_a_signal_is_heard_while_the_loop_is_blocked() -> None:
+    blocked = INTERRUPTED.replace("await asyncio.sleep(60)", "[None for _ in iter(int, 1)]").replace("saved", "never")
+    process = start(blocked, "0")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(11) == 130
+
+
 def start(code: str, *arguments: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],

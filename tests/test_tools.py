@@ -7,7 +7,7 @@ import pytest
 from fakes.tools import PALETTE, FixedReader, clip_of, plates
 
 from actors.tools.backends.segmenters import GrabCut
-from actors.tools.backends.trackers import OpenCvTracker
+from actors.tools.backends.trackers import CorrelationTracker
 from actors.tools.cache import ResultCache
 from actors.tools.catalogue import describe_back_ends
 from actors.tools.config import ToolsConfig
@@ -28,7 +28,9 @@ class Desk:
 
     def __init__(self, folder, config=CONFIG, reader=None):
         self.store = FolderMediaStore(folder)
-        bench = Workbench(config=config, store=self.store, reader=reader, segmenter=GrabCut(), tracker=OpenCvTracker())
+        bench = Workbench(
+            config=config, store=self.store, reader=reader, segmenter=GrabCut(), tracker=CorrelationTracker()
+        )
         self.toolbox = Toolbox(
             config=config,
             runner=InProcess(bench),
@@ -173,7 +175,7 @@ async def test_a_moving_plate_is_followed_and_its_speed_measured(desk):
     desk.play(frames)
     _, read = await desk.call("TRK", box=pixels_to_grid(boxes[0], 320, 224), frame="frame_1")
     track = desk.workspace.track(read["track"])
-    assert np.mean([iou(found, true) for found, true in zip(track.boxes, boxes, strict=True)]) > 0.7
+    assert np.mean([iou(found, true) for found, true in zip(track.boxes, boxes, strict=True)]) > 0.8
     assert all(track.visible) and "hidden" not in read
     assert list(read["boxes"]) == ["frame_1", "frame_10", "frame_3", "frame_5", "frame_8"]
     _, measured = await desk.call("PROP", track="track_1")

@@ -90,7 +90,7 @@ likely = st.dictionaries(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from([tool.name for tool in TOOLS]) | values, likely | values)
 def test_whatever_a_model_writes_is_planned_or_refused_in_the_closed_set(name, arguments):
     workspace = Workspace.of(QUERY)

@@ -12,7 +12,7 @@ import pytest
 from fakes.tools import FAULTY_WORKER, FixedReader, plates
 
 from actors.tools.backends.segmenters import GrabCut
-from actors.tools.backends.trackers import OpenCvTracker
+from actors.tools.backends.trackers import CorrelationTracker
 from actors.tools.cache import ResultCache
 from actors.tools.catalogue import describe_back_ends
 from actors.tools.config import ToolsConfig
@@ -30,7 +30,7 @@ READ = ToolCall(name="OCR", arguments={"image": "image_1"})
 
 
 def toolbox(store, *, reader=None, cache_dir=None, config=CONFIG):
-    bench = Workbench(config=config, store=store, reader=reader, segmenter=GrabCut(), tracker=OpenCvTracker())
+    bench = Workbench(config=config, store=store, reader=reader, segmenter=GrabCut(), tracker=CorrelationTracker())
     cache = ResultCache(store=store, num_entries=10, folder=cache_dir, max_bytes=10**9)
     back_ends = describe_back_ends(config)
     return Toolbox(config=config, runner=InProcess(bench), cache=cache, back_ends=back_ends)

@@ -69,13 +69,14 @@ def describe_back_ends(config: ToolsConfig) -> dict[str, str]:
 def furnish(config: ToolsConfig, store: FolderMediaStore) -> Workbench:
     """A worker's workbench with the configured back ends loaded. Raises ModelError, one line."""
     from actors.tools.backends.segmenters import GrabCut, Sam2
-    from actors.tools.backends.trackers import OpenCvTracker
+    from actors.tools.backends.trackers import CorrelationTracker, NanoTracker
 
     sam2 = _sam2_file(config)
     segmenter: Segmenter = (
         GrabCut() if sam2 is None else Sam2(sam2, overrides=config.sam2_overrides, image_size=config.sam2_image_size)
     )
-    tracker: Tracker = OpenCvTracker(_nano_files(config))
+    nano = _nano_files(config)
+    tracker: Tracker = CorrelationTracker() if nano is None else NanoTracker(nano)
     reader = None
     if config.ocr == "easyocr":
         from actors.tools.backends.reader import EasyOcr
@@ -107,7 +108,7 @@ def _sam2_file(config: ToolsConfig) -> Path | None:
 def _nano_files(config: ToolsConfig) -> tuple[Path, Path] | None:
     from actors.tools.backends.trackers import nano_files
 
-    if config.tracker == "mil" or (config.tracker == "auto" and config.weights_dir is None):
+    if config.tracker == "correlation" or (config.tracker == "auto" and config.weights_dir is None):
         return None
     if config.weights_dir is None:
         raise ModelError("tools.tracker=nano needs tools.weights_dir, a folder with NanoTrack's two networks")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 OCR_BACK_ENDS = ("easyocr", "none")
 SEGMENTERS = ("auto", "sam2", "grabcut")
-TRACKERS = ("auto", "nano", "mil")
+TRACKERS = ("auto", "nano", "correlation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

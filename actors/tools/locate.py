@@ -8,6 +8,7 @@ hardly varies has no interval: nothing there begins or ends.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
@@ -55,7 +56,7 @@ class Locate:
         box = whole if arguments.box is None else pixel_box(arguments.box, source)
         options: dict[str, Any] = {"times_s": clip.times_s, "box": box}
         pictures: tuple[MediaRef, ...] = clip.frames
-        words = arguments.query.lower().replace("gray", "grey").split()
+        words = re.findall("[a-z]+", arguments.query.lower().replace("gray", "grey"))
         colour = next((name for name in NAMES if name in words), None)
         if colour is not None:
             options["colour"] = colour

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cluster.config import RunConfig
     from cluster.progress import Progress
 
-NOT_SUITES = ("harness", "machine")
+NOT_SUITES = ("harness", "machine", "models", "recorded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

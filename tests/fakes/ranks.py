@@ -1,12 +1,11 @@
 """One rank of a learner in a process of its own, for tests: runs a short job at each ZeRO stage and writes what it saw.
 
-usage: python -m fakes.ranks RANK WORLD_SIZE BACKEND FOLDER   (BACKEND: torch, or deepspeed for stages 0 to 3)
+usage: python -m fakes.ranks RANK WORLD_SIZE BACKEND FOLDER (BACKEND: torch, or deepspeed for stages 0 to 3)
 """
 
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -64,8 +63,8 @@ def addresses() -> list[str]:
     return [c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
 
 
-def main() -> None:
-    rank, world_size, backend, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+def run(rank: int, world_size: int, backend: str, folder: Path) -> None:
+    """Write report-BACKEND-RANK.json into `folder`, which holds the model."""
     store = FolderMediaStore(folder / "media")
     chat = Chat.from_model(folder / "model")
     report: dict[str, Any] = {}
@@ -97,9 +96,8 @@ def main() -> None:
             "resumed": resumed(make, learner, folder / f"state-{name}", 3),
         }
     report["listening"] = addresses()
-    report["host"] = socket.gethostname()
     (folder / f"report-{backend}-{rank}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main()
+    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.geometry import covers
 from common.types import Box
 
 MIN_CONTRAST = 28
 """Levels (of 255) between ink and ground under which a stroke is noise."""
+NARROW = 17
+"""Pixels; strokes of text up to about 60 px high are narrower."""
 MIN_GLYPH_HEIGHT = 7
 """Pixels; the recogniser cannot read smaller ones."""
 
@@ -50,13 +53,28 @@ def planes_of(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def find_lines(pixels: NDArray[np.uint8]) -> tuple[TextLine, ...]:
-    """Lines of an RGB picture in reading order. Empty where there is no ink."""
+    """Lines of an RGB picture in reading order. Empty where there is no ink.
+
+    A kernel wider than a stroke finds it, one as wide as a plate finds the plate: the narrow one is tried first, and
+    one that grows with the picture where it finds nothing.
+    """
+    wide = max(7, round(max(pixels.shape[:2]) / 14))
+    for side in sorted({min(wide, NARROW), wide}):
+        lines = _lines_with(pixels, side | 1)
+        if lines:
+            break
+    return lines
+
+
+def _lines_with(pixels: NDArray[np.uint8], side: int) -> tuple[TextLine, ...]:
     candidates = [
         line
         for index, plane in enumerate(planes_of(pixels))
         for dark in (True, False)
-        for line in _lines_of(_strokes(plane, dark=dark), index)
+        for line in _lines_of(_strokes(plane, side, dark=dark), index)
     ]
+    words = [line for line in candidates if line.num_glyphs > 1 and not line.cut]
+    candidates = [line for line in candidates if line.num_glyphs > 1 or not any(_holds(line, word) for word in words)]
     chosen: list[TextLine] = []
     for line in sorted(candidates, key=lambda line: (line.cut, -line.ink)):
         if all(_shared(line.box, other.box) < 0.3 for other in chosen):
@@ -65,11 +83,10 @@ def find_lines(pixels: NDArray[np.uint8]) -> tuple[TextLine, ...]:
     return tuple(_reading_order(_without_corners(whole or chosen)))
 
 
-def _strokes(plane: NDArray[np.uint8], *, dark: bool) -> NDArray[np.uint8]:
-    """How far each pixel stands out from the ground as a stroke, in levels; the kernel is wider than a stroke."""
+def _strokes(plane: NDArray[np.uint8], side: int, *, dark: bool) -> NDArray[np.uint8]:
+    """How far each pixel stands out from the ground as a stroke narrower than `side`, in levels."""
     import cv2
 
-    side = max(7, round(max(plane.shape) / 14)) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (side, side))
     hat: NDArray[np.uint8] = cv2.morphologyEx(plane, cv2.MORPH_BLACKHAT if dark else cv2.MORPH_TOPHAT, kernel)
     return hat
@@ -92,7 +109,7 @@ def _lines_of(strokes: NDArray[np.uint8], plane: int) -> list[TextLine]:
 def _is_glyph(stats: NDArray[np.int32], shape: tuple[int, ...]) -> bool:
     _, _, width, height, area = (int(value) for value in stats)
     return (
-        height >= max(MIN_GLYPH_HEIGHT, 0.04 * shape[0])
+        height >= max(MIN_GLYPH_HEIGHT, 0.02 * shape[0])
         and 0.08 <= width / height <= 14
         and area >= 0.08 * width * height
     )
@@ -144,6 +161,11 @@ def _reading_order(lines: Iterable[TextLine]) -> list[TextLine]:
         else:
             row.append(line)
     return [line for row in rows for line in sorted(row, key=lambda line: line.box[0])]
+
+
+def _holds(mark: TextLine, word: TextLine) -> bool:
+    """Whether a mark lies around a word: it is the word's ground. A hole in a letter is over half as high as it."""
+    return covers(mark.box, word.box) and mark.height > 2 * word.height
 
 
 def _shared(a: Box, b: Box) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.tools.backends.lines import find_lines, planes_of
+from actors.tools.backends.noise import MAX_NOISE, noise
 from actors.tools.ports import ReadLine
 from common.errors import ModelError
 from common.media import content_digest
@@ -38,9 +39,9 @@ read into the margin (measured: 1.000 of 450 plates at 0.4, 0.996 at 0.35, 0.93 
 """
 MIN_SIDE = 224
 """Smaller crops are enlarged before their lines are sought, so that strokes are several pixels wide."""
-NOISE, BLUR = 2.0, 0.8
-"""Levels of noise above which a crop is blurred first, and that blur's standard deviation in pixels. Reading plates
-under noise of ±30 levels goes from 0.40 to 1.00 exact and of ±60 from 0.28 to 0.94.
+BLUR = 0.8
+"""Standard deviation, in pixels, of the blur that a noisy crop gets first. Reading plates under noise of ±30 levels
+goes from 0.40 to 1.00 exact and of ±60 from 0.28 to 0.94.
 """
 MAX_FOUND = 8
 """More lines than this in a small picture are texture or dense print: CRAFT decides."""
@@ -193,7 +194,7 @@ def _strips_by_ink(pixels: NDArray[np.uint8]) -> list[tuple[Box, NDArray[np.uint
 
     scale = max(1.0, MIN_SIDE / max(pixels.shape[:2]))
     enlarged = np.ascontiguousarray(pixels)
-    if noise(enlarged) > NOISE:
+    if noise(enlarged) > MAX_NOISE:
         enlarged = cv2.GaussianBlur(enlarged, (0, 0), BLUR)
     if scale > 1:
         size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
@@ -208,19 +209,6 @@ def _strips_by_ink(pixels: NDArray[np.uint8]) -> list[tuple[Box, NDArray[np.uint
         box = int(x0 / scale), int(y0 / scale), -int(-x1 // scale), -int(-y1 // scale)
         strips.append(((box[0], box[1], min(box[2], pixels.shape[1]), min(box[3], pixels.shape[0])), strip))
     return strips
-
-
-def noise(pixels: NDArray[np.uint8]) -> float:
-    """Standard deviation of the noise in a picture, in levels, robust to edges.
-
-    Immerkær's operator (CVIU 1996), which flat and tilted ground do not move, with the median in place of the mean: its
-    response to noise of deviation σ has deviation 6σ, so σ = median |response| / (6 · 0.6745).
-    """
-    import cv2
-
-    operator = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    response = cv2.filter2D(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32), -1, operator)
-    return float(np.median(np.abs(response))) / (6 * 0.6745)
 
 
 def _normalised(strip: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.tools.backends.noise import MAX_NOISE, noise
 from actors.tools.colours import lab
 from common.errors import ModelError
 from common.media import content_digest
@@ -79,7 +80,8 @@ class GrabCut:
         import cv2
 
         x, y = point
-        values = lab(cv2.medianBlur(np.ascontiguousarray(pixels), 3))
+        image = np.ascontiguousarray(pixels)
+        values = lab(cv2.medianBlur(image, 5) if noise(image) > MAX_NOISE else image)
         near = (((values - values[y, x]) ** 2).sum(axis=-1) <= TOLERANCE**2).astype(np.uint8)
         _, labels = cv2.connectedComponents(near, connectivity=4)
         same: NDArray[np.bool_] = labels == labels[y, x]
@@ -102,7 +104,7 @@ class Sam2:
             str(checkpoint) if as_pickle else None,
             device=device,
             apply_postprocessing=False,
-            hydra_overrides_extra=[*_size_overrides(image_size), *overrides],
+            hydra_overrides_extra=[*size_overrides(image_size), *overrides],
         )
         if not as_pickle:
             from safetensors.torch import load_file
@@ -143,7 +145,7 @@ def describe_sam2(checkpoint: Path) -> str:
     return f"sam2 {importlib.metadata.version('sam2')} ({checkpoint.stem} {digest})"
 
 
-def _size_overrides(image_size: int) -> list[str]:
+def size_overrides(image_size: int) -> list[str]:
     """Hydra overrides for an input other than SAM2's 1024 px: the memory attention works on a sixteenth of the side."""
     if image_size == 1024:
         return []

@@ -1,0 +1,14 @@
+"""What every test relies on: tests that need a GPU are skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.benchmarks.machine import gpu_names
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needy = [item for item in items if item.get_closest_marker("gpu")]
+    if needy and not gpu_names():
+        for item in needy:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
