@@ -199,7 +199,7 @@ class VllmGenerator:
             await self._engine.collective_rpc("take_weights", args=(paths,))
         except EngineDeadError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever a worker raised arrives as a plain Exception with its text
+        except Exception as error:  # whatever a worker raised arrives as a plain Exception with its text
             raise WeightsError(f"a worker could not load {', '.join(files)} ({error})") from error
 
     async def _add_canary(self, canary: Canary) -> list[Any]:

@@ -104,9 +104,8 @@ async def build_replay(config: RunConfig, site: Site) -> ReplayBuffer:
     return open_replay(settings)
 
 
-def build_learner(
-    config: RunConfig, site: Site, *, rank: int, world_size: int, rendezvous: str | None = None
-) -> Learner:
+def build_learner(config: RunConfig, site: Site, meeting: str, *, rank: int, world_size: int) -> Learner:
+    """One rank. meeting: where the ranks of this start find each other, a URL that no other start uses."""
     from learner.learner import Learner
 
     return Learner(
@@ -117,7 +116,7 @@ def build_learner(
         store=FolderMediaStore(site.media),
         weights_folder=site.weights,
         seed=config.seed,
-        rendezvous=rendezvous,
+        rendezvous=meeting if world_size > 1 else None,
     )
 
 

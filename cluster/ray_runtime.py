@@ -168,7 +168,11 @@ class RayRuntime:
         env: Mapping[str, str] | None = None,
     ) -> Handle[T]:
         handle: RayHandle[T] = self._place(name, resources or Resources())
-        await self._build(handle, factory, args, {}, env or {})
+        try:
+            await self._build(handle, factory, args, {}, env or {})
+        except BaseException:
+            await self.kill(handle)
+            raise
         return handle
 
     async def spawn_ranks(

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -292,10 +293,14 @@ async def open_system(
     progress.start("starting the engines, the learner and the replay")
     env, gpus = environment(config), config.runtime.num_gpus or 0
     resources = Resources(num_cpus=1, num_gpus=1 if gpus else 0)
+    # Ranks of one node meet over a file, which opens no port; ranks of several over the address the runtime gave them.
+    meeting = f"file://{site.live}/meet-{uuid.uuid4().hex}" if config.runtime.loopback else "env://"
     source, replay, learner = await asyncio.gather(
         runtime.spawn("tasks", build_task_source, config, site, env=env),
         runtime.spawn("replay", cast("Callable[..., ReplayBuffer]", build_replay), config, site, env=env),
-        runtime.spawn_ranks("learner", build_learner, config.num_ranks, config, site, resources=resources, env=env),
+        runtime.spawn_ranks(
+            "learner", build_learner, config.num_ranks, config, site, meeting, resources=resources, env=env
+        ),
     )
     system = System(
         config,

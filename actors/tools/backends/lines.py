@@ -145,9 +145,9 @@ def _line(group: list[NDArray[np.int32]], strokes: NDArray[np.uint8], plane: int
 
 
 def _without_corners(lines: list[TextLine]) -> list[TextLine]:
-    """Where words are, a lone mark much lower than they is the corner of a plate or a speck."""
-    words = [line.height for line in lines if line.num_glyphs > 1]
-    return [line for line in lines if not words or line.num_glyphs > 1 or line.height >= 0.7 * max(words)]
+    """A lone mark much lower than the tallest line is the corner of a plate or a speck."""
+    tallest = max((line.height for line in lines), default=0)
+    return [line for line in lines if line.num_glyphs > 1 or line.height >= 0.7 * tallest]
 
 
 def _reading_order(lines: Iterable[TextLine]) -> list[TextLine]:
