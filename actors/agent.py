@@ -52,6 +52,10 @@ class Viewer(Protocol):
         """What the model sees of a picture."""
         ...
 
+    async def of_query(self, query: Query, augmentation: str = "") -> list[MediaRef]:
+        """The views that a query opens with."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
@@ -87,8 +91,7 @@ class Agent:
         """One episode. `sampling.seed` gives every turn a seed of its own. Raises ContractError when the question
         alone is too long.
         """
-        pictures = [query.clip.frames[i] for i in query.clip.shown] if query.clip is not None else list(query.images)
-        views = [await self._viewer.view(picture, augmentation) for picture in pictures]
+        views = await self._viewer.of_query(query, augmentation)
         opening = self._chat.question(query, views)
         if arm == "no_tool":
             opening = replace(opening, token_ids=(*opening.token_ids, *self._chat.encode(ANSWER_OPENS)))

@@ -22,7 +22,7 @@ from actors.tasks.plan import Plan
 from common.chat import Chat
 from common.geometry import GRID
 from common.scoring import exact
-from common.types import BoxTarget, ExecutedCall, MediaRef, ToolCall, Trace, Turn
+from common.types import BoxTarget, ExecutedCall, ToolCall, Trace, Turn
 
 Span = tuple[int, int]
 
@@ -56,8 +56,7 @@ async def synthesise(
 ) -> Trace | None:
     """Execute a plan and write it down. None when the observations do not support the answer, or it is too long."""
     query = plan.task.query
-    pictures = [query.clip.frames[i] for i in query.clip.shown] if query.clip is not None else list(query.images)
-    views: list[MediaRef] = [await viewer.view(picture) for picture in pictures]
+    views = await viewer.of_query(query)
     turns: list[Turn] = [chat.question(query, views)]
     weights: list[float] = [0.0] * len(turns[0].token_ids)
     boxes: list[BoxTarget] = []

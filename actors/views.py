@@ -20,7 +20,7 @@ from actors.config import ViewConfig
 from common.chat import VisionShape
 from common.media import FolderMediaStore, pixels_of, put_view
 from common.seeds import stream
-from common.types import MediaRef
+from common.types import MediaRef, Query
 
 Pixels = NDArray[np.uint8]
 
@@ -33,15 +33,33 @@ _SHIFT = 1 / 32
 """Largest changes: of the factor, of the colour circle, of the side."""
 
 
-def see(pixels: Pixels, config: ViewConfig, vision: VisionShape, augmentation: str = "") -> Pixels:
-    """The view of a picture: RGB, (height, width, 3) in and out. Raises ValueError for an augmentation that has no
-    meaning.
+def see(
+    pixels: Pixels, config: ViewConfig, vision: VisionShape, augmentation: str = "", frame: int | None = None
+) -> Pixels:
+    """The view of a picture: RGB, (height, width, 3) in and out. frame: its index in a clip; None for a still picture.
+
+    Raises ValueError for an augmentation that has no meaning.
     """
     if config.kind == "native":
         height, width = pixels.shape[:2]
         columns, rows = vision.fit(width, height)
         return augment(_resize(pixels, columns, rows), augmentation)
-    return _frame(augment(_letterbox(pixels, config), augmentation), config)
+    framed = _frame(augment(_letterbox(pixels, config), augmentation), config)
+    if frame is None:
+        return framed
+    return number(framed, frame, cell=vision.patch * vision.merge)
+
+
+def number(view: Pixels, frame: int, *, cell: int) -> Pixels:
+    """Mark a clip's frame: in every cell (one visual token) a dot of 2×2 px whose red, green and blue are the bits
+    of the index modulo 8, so each token knows its frame without asking its neighbours.
+    """
+    colour = [255 * (frame >> bit & 1) for bit in range(3)]
+    marked = view.copy()
+    for row in (2, 3):
+        for column in (2, 3):
+            marked[row::cell, column::cell] = colour
+    return marked
 
 
 def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
@@ -120,22 +138,30 @@ class Viewer:
         self._store = store
         self._vision = vision
         self._config = config
-        self._kept: OrderedDict[tuple[str, str], MediaRef] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, int | None], MediaRef] = OrderedDict()
         self._max_kept = max_kept
 
-    async def view(self, picture: MediaRef, augmentation: str = "") -> MediaRef:
-        """The view of `picture`, made on a thread the first time. Raises MediaError when the store lacks it."""
-        key = (picture.digest, augmentation)
+    async def view(self, picture: MediaRef, augmentation: str = "", frame: int | None = None) -> MediaRef:
+        """The view of `picture`, made on a thread the first time. frame: its index, where it is of a clip. Raises
+        MediaError when the store lacks it.
+        """
+        key = (picture.digest, augmentation, frame)
         found = self._kept.get(key)
         if found is not None and found.digest in self._store:
             self._kept.move_to_end(key)
             return found
-        made = await asyncio.to_thread(self._make, picture, augmentation)
+        made = await asyncio.to_thread(self._make, picture, augmentation, frame)
         self._kept[key] = made
         if len(self._kept) > self._max_kept:
             self._kept.popitem(last=False)
         return made
 
-    def _make(self, picture: MediaRef, augmentation: str) -> MediaRef:
+    def _make(self, picture: MediaRef, augmentation: str, frame: int | None) -> MediaRef:
         pixels = pixels_of(self._store, picture)
-        return put_view(self._store, see(pixels, self._config, self._vision, augmentation))
+        return put_view(self._store, see(pixels, self._config, self._vision, augmentation, frame))
+
+    async def of_query(self, query: Query, augmentation: str = "") -> list[MediaRef]:
+        """The views that a query opens with: its pictures, or the frames of its clip that are shown."""
+        if query.clip is None:
+            return [await self.view(picture, augmentation) for picture in query.images]
+        return [await self.view(query.clip.frames[i], augmentation, i) for i in query.clip.shown]

@@ -7,7 +7,6 @@ arrive built, so only this file and cluster/system.py choose implementations.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,9 @@ from cluster.phases import SftPhase
 from common.media import FolderMediaStore
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from actors.actor import Actor
     from actors.tasks.source import PretrainSource, TaskSource
     from learner.config import Curriculum, LearnerConfig
@@ -54,7 +56,10 @@ def build_pretrain_source(config: RunConfig, site: Site) -> PretrainSource:
     from common.chat import Chat
 
     chat = Chat.from_model(site.model)
-    seen = partial(see, config=config.view, vision=chat.vision)
+
+    def seen(pixels: NDArray[np.uint8], frame: int | None) -> NDArray[np.uint8]:
+        return see(pixels, config.view, chat.vision, frame=frame)
+
     return PretrainSource(config.world, chat, FolderMediaStore(site.media), seen)
 
 
@@ -180,7 +185,7 @@ def curriculum(phase: SftPhase) -> tuple[Curriculum, ...]:
     from learner.config import Curriculum
 
     entries, done = [], 0
-    for level in phase.levels:
+    for number, level in enumerate(phase.levels, 1):
         done += level.num_steps
-        entries.append(Curriculum(levels=(level.num_plates[1],), until=done / phase.num_steps))
+        entries.append(Curriculum(levels=(number,), until=done / phase.num_steps))
     return tuple(entries)

@@ -36,22 +36,30 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Traces [start, start + count) of scenes with `num_plates`, learned from after step `due`."""
+    """Traces [start, start + count) of curriculum level number `level`, learned from after step `due`."""
 
+    level: int
     num_plates: tuple[int, int]
+    mixed: bool
     start: int
     count: int
     due: int
 
 
 def chunks(phase: SftPhase) -> Iterator[Chunk]:
-    """The traces of a phase in the order they are needed; a level's come in over the first half of its steps."""
+    """The traces of a phase in the order they are needed; a level's come in over the first three quarters of its
+    steps."""
     begin = 0
-    for level in phase.levels:
+    for number, level in enumerate(phase.levels, 1):
         for start in range(0, level.num_traces, phase.chunk):
-            due = begin + level.num_steps * start // (2 * level.num_traces)
-            count = min(phase.chunk, level.num_traces - start)
-            yield Chunk(num_plates=level.num_plates, start=start, count=count, due=due)
+            yield Chunk(
+                level=number,
+                num_plates=level.num_plates,
+                mixed=level.mixed,
+                start=start,
+                count=min(phase.chunk, level.num_traces - start),
+                due=begin + 3 * level.num_steps * start // (4 * level.num_traces),
+            )
         begin += level.num_steps
 
 

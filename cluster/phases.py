@@ -9,11 +9,15 @@ from actors.tasks.scene import Shift
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImitationLevel:
-    """A level of the curriculum: traces of scenes with `num_plates`, learned from for `num_steps` steps."""
+    """A level of the curriculum: traces of scenes with `num_plates`, learned from for `num_steps` steps.
+
+    mixed: captions of pictures, of clips and copying; otherwise captions of pictures alone (pretraining only).
+    """
 
     num_plates: tuple[int, int]
     num_traces: int
     num_steps: int
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         if self.num_traces < 1 or self.num_steps < 1:

@@ -125,7 +125,14 @@ async def _caption(
     curve: list[dict[str, float]] = []
 
     def make(chunk: Chunk) -> Ref[bytes]:
-        return source.send(PretrainSource.captions, chunk.start, chunk.count, chunk.num_plates)
+        return source.send(
+            PretrainSource.captions,
+            chunk.start,
+            chunk.count,
+            num_plates=chunk.num_plates,
+            mixed=chunk.mixed,
+            level=chunk.level,
+        )
 
     async def after_step(step: int, metrics: dict[str, float]) -> None:
         if step % STEPS_A_CALL == 0 or step == phase.num_steps:

@@ -101,7 +101,9 @@ async def _sft(system: System, first_step: int) -> None:
         await system.learner.call_all(Learner.begin, "sft")
 
     def make(chunk: Chunk) -> Ref[bytes]:
-        plans = system.source.send(TaskSource.plans, TRACED_SPLIT, chunk.start, chunk.count, chunk.num_plates)
+        plans = system.source.send(
+            TaskSource.plans, TRACED_SPLIT, chunk.start, chunk.count, num_plates=chunk.num_plates, level=chunk.level
+        )
         return system.pick_actor().send(Actor.trace, plans)
 
     async def after_step(step: int, metrics: dict[str, float]) -> None:

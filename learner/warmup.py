@@ -87,7 +87,8 @@ class Warmup:
         views, boxes = data["views"], torch.from_numpy(data["boxes"])
         presence = torch.from_numpy(data["presence"]).float()
         torch.manual_seed(config.seed)
-        heads = WordHeads(self._model, self._words, self._coordinates(), self._shape.hidden_size)
+        frames = torch.from_numpy(data["frames"])
+        heads = WordHeads(self._model, self._words, self._coordinates(), self._frames(), self._shape.hidden_size)
         parameters = [*self._model.model.visual.parameters(), *heads.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0)
         weights = torch.ones(none + 1)
@@ -98,18 +99,24 @@ class Warmup:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * min(1.0, (step + 1) / config.rise) * decay
             rows = random.integers(0, len(views), config.batch_size)
-            colours, corners = heads(self.features(views[rows]))
+            colours, corners, numbers = heads(self.features(views[rows]))
             seen = F.binary_cross_entropy_with_logits(colours, presence[rows], pos_weight=torch.tensor(8.0))
             corner = [
                 F.cross_entropy(corners[:, :, k].flatten(0, 1), boxes[rows][:, :, k].flatten(), weight=weights)
                 for k in range(4)
             ]
-            loss = _PRESENCE_WEIGHT * seen + _BOX_WEIGHT * torch.stack(corner).sum()
+            placed = presence[rows].sum(-1) > 0
+            numbered = F.cross_entropy(numbers[placed], frames[rows][:, None].expand_as(placed)[placed])
+            loss = _PRESENCE_WEIGHT * seen + _BOX_WEIGHT * torch.stack(corner).sum() + numbered
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             yield {"step": step + 1, "loss": float(loss), **localisation(corners, boxes[rows], none)}
+
+    def _frames(self) -> list[int]:
+        """Tokens of frame_1 to frame_8, then of image_1, which stands for a still picture."""
+        return [self._token(f"frame_{i}") for i in range(1, 9)] + [self._token("image_1")]
 
     def _coordinates(self) -> tuple[list[int], list[int]]:
         """Tokens of the first coordinate of a box, and of the other three, by grid step."""
@@ -130,25 +137,29 @@ class WordHeads(nn.Module):
     to speak to the words it will meet.
     """
 
-    def __init__(self, model: Any, words: list[int], coordinates: tuple[list[int], list[int]], size: int) -> None:
+    def __init__(
+        self, model: Any, words: list[int], coordinates: tuple[list[int], list[int]], frames: list[int], size: int
+    ) -> None:
         super().__init__()
         self.embeddings = model.model.language_model.embed_tokens.weight
         self.outputs = model.lm_head.weight
-        self.words, (self.first, self.other) = words, coordinates
+        self.words, (self.first, self.other), self.frames = words, coordinates, frames
         self.size = size
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.offset = nn.Parameter(torch.zeros(len(words)))
         self.none = nn.Parameter(torch.zeros(4))
-        self.queries = nn.Linear(size, 4 * size)
+        self.queries = nn.Linear(size, 5 * size)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (n, t, size) → colours (n, t, words), corners (n, t, 4, steps + 1), the last class being "none"."""
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens (n, t, size) → colours (n, t, words), corners (n, t, 4, steps + 1) whose last class is "none", frames
+        (n, t, frames).
+        """
         colours = tokens @ self.embeddings[self.words].T * (self.scale / math.sqrt(self.size)) + self.offset
-        queries = self.queries(tokens).unflatten(-1, (4, self.size))
+        queries = self.queries(tokens).unflatten(-1, (5, self.size))
         rows = [self.first, self.other, self.other, self.other]
         corners = torch.stack([queries[:, :, k] @ self.outputs[rows[k]].T for k in range(4)], dim=2)
         none = self.none.view(1, 1, 4, 1).expand(*corners.shape[:3], 1)
-        return colours, torch.cat([corners, none], dim=-1)
+        return colours, torch.cat([corners, none], dim=-1), queries[:, :, 4] @ self.outputs[self.frames].T
 
 
 def patches(views: np.ndarray, shape: BaseShape) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from learner.warmup import Warmup, WarmupConfig, patches
 CALL = '<tool_call>{"name":"ZOOM","arguments":{"image":"image_1","box":[250,300,450,400]}}</tool_call>'
 
 
-def downsampled(pixels: np.ndarray) -> np.ndarray:
+def downsampled(pixels: np.ndarray, frame: int | None) -> np.ndarray:
     return np.ascontiguousarray(pixels[3::7, 3::7])
 
 

@@ -97,5 +97,5 @@ def test_a_shift_changes_the_picture_but_not_the_question(store: FolderMediaStor
 
 @pytest.mark.parametrize("values", [{"mix": {"maze": 1.0}}, {"num_plates": (3, 2)}, {"grid_step": 7}, {"mix": {}}])
 def test_impossible_worlds_are_refused(values: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must|names unknown"):
+    with pytest.raises(ValueError, match=r"must|names unknown"):
         WorldConfig(**values)  # type: ignore[arg-type]

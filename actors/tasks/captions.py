@@ -24,7 +24,7 @@ from common.seeds import stream
 from common.types import Query, Trace, Turn
 
 _KINDS = ("picture", "clip", "copy")
-_SHARES = (0.62, 0.19, 0.19)
+_SHARES = (0.5, 0.35, 0.15)
 _COLOUR_WEIGHT = 0.1
 """The order of plates is arbitrary, so which colour comes next is hardly worth predicting."""
 
@@ -37,22 +37,25 @@ class Captions:
         config: WorldConfig,
         chat: Chat,
         store: FolderMediaStore,
-        see: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+        see: Callable[[NDArray[np.uint8], int | None], NDArray[np.uint8]],
     ) -> None:
         self._config, self._chat, self._store, self._see = config, chat, store, see
 
-    def trace(self, index: int, *, num_plates: tuple[int, int]) -> Trace:
-        """Caption number `index` of the level whose pictures hold `num_plates`."""
-        random = stream(self._config.seed, "captions", index, *num_plates)
-        kind = str(random.choice(_KINDS, p=_SHARES))
+    def trace(self, index: int, *, num_plates: tuple[int, int], mixed: bool, level: int) -> Trace:
+        """Caption number `index` of a level whose pictures hold `num_plates`.
+
+        Only boxes of pictures unless `mixed`: which colour is which breaks through sooner when nothing else is asked.
+        """
+        random = stream(self._config.seed, "captions", index, *num_plates, str(mixed))
+        kind = str(random.choice(_KINDS, p=_SHARES)) if mixed else "picture"
         if kind == "copy":
             turns, weights = self._copy(random)
         else:
-            turns, weights = self._caption(random, num_plates, kind)
+            turns, weights = self._caption(random, num_plates, kind, sides=mixed)
         return Trace(
-            trace_id=f"caption-{num_plates[0]}-{num_plates[1]}-{index}",
+            trace_id=f"caption-{level}-{index}",
             family=f"caption_{kind}",
-            level=num_plates[1],
+            level=level,
             kind="golden",
             query=Query(query_id=f"caption-{index}", question=""),
             turns=turns,
@@ -60,32 +63,32 @@ class Captions:
         )
 
     def _caption(
-        self, random: np.random.Generator, num_plates: tuple[int, int], kind: str
+        self, random: np.random.Generator, num_plates: tuple[int, int], kind: str, *, sides: bool
     ) -> tuple[tuple[Turn, ...], tuple[float, ...]]:
         low, high = num_plates if kind == "picture" else (1, 2)
         scenes = [
             draw_scene(random, num_plates=int(random.integers(low, high + 1)), side=self._config.side)
             for _ in range(1 if kind == "picture" else self._config.frames)
         ]
-        views = tuple(put_view(self._store, self._see(scene.pixels)) for scene in scenes)
+        frames = [None] if kind == "picture" else list(range(len(scenes)))
+        views = tuple(
+            put_view(self._store, self._see(scene.pixels, frame)) for scene, frame in zip(scenes, frames, strict=True)
+        )
         ids: list[int] = []
         weights: list[float] = []
-        if kind == "picture" and random.random() < 0.3:
-            ids += self._chat.encode(str(len(scenes[0].plates)))
-            weights += [1.0] * len(ids)
         for at, plate in _unambiguous(scenes, random):
-            unit = self._chat.encode(self._unit(plate, at if kind == "clip" else None, random))
+            unit = self._chat.encode(self._unit(plate, at if kind == "clip" else None, sides, random))
             ids += unit
             weights += [_COLOUR_WEIGHT] + [1.0] * (len(unit) - 1)
         opening = self._chat.pictures(views, None if kind == "picture" else [FRAME_S * i for i in range(len(views))])
         return (opening, Turn(role="assistant", token_ids=tuple(ids))), tuple(weights)
 
-    def _unit(self, plate: Plate, frame: int | None, random: np.random.Generator) -> str:
+    def _unit(self, plate: Plate, frame: int | None, sides: bool, random: np.random.Generator) -> str:
         """A colour and where it is: the frame, the box, and in half of them the side, before or after the box."""
         x0, y0, x1, y1 = written_box(plate, self._config)
         box = f"[{x0},{y0},{x1},{y1}"
         middle = (plate.box[0] + plate.box[2]) / 2 - self._config.side / 2
-        side = "" if abs(middle) < 20 or random.random() < 0.5 else "left" if middle < 0 else "right"
+        side = "" if not sides or abs(middle) < 20 or random.random() < 0.5 else "left" if middle < 0 else "right"
         body = side + box if random.random() < 0.7 else box + side
         return f" {plate.colour}" + (f"frame_{frame + 1}" if frame is not None else "") + body
 

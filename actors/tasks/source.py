@@ -23,8 +23,8 @@ from common.media import FolderMediaStore, load_image
 from common.schema import encode_traces
 from common.types import MediaRef, Task
 
-See = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-"""A picture as the model sees it."""
+See = Callable[[NDArray[np.uint8], int | None], NDArray[np.uint8]]
+"""A picture as the model sees it; the second argument is its index where it is a clip's frame."""
 
 
 class TaskSource:
@@ -38,9 +38,9 @@ class TaskSource:
         """Tasks [start, start + count) of a split."""
         return [self._world.task(split, start + i, shift=shift) for i in range(count)]
 
-    def plans(self, split: str, start: int, count: int, num_plates: tuple[int, int]) -> list[Plan]:
+    def plans(self, split: str, start: int, count: int, *, num_plates: tuple[int, int], level: int) -> list[Plan]:
         """Tasks of a split with the calls that solve them, at one level of the curriculum."""
-        return [self._world.plan(split, start + i, num_plates=num_plates) for i in range(count)]
+        return [self._world.plan(split, start + i, num_plates=num_plates, level=level) for i in range(count)]
 
     def picture(self, path: Path) -> MediaRef:
         """A user's picture, checked and normalised. Raises MediaError, one line."""
@@ -62,6 +62,7 @@ class PretrainSource:
         """Scenes with dense targets, as safetensors (actors/tasks/detection.py)."""
         return detection_scenes(self._config, start, count, cells=cells, view=self._see)
 
-    def captions(self, start: int, count: int, num_plates: tuple[int, int]) -> bytes:
+    def captions(self, start: int, count: int, *, num_plates: tuple[int, int], mixed: bool, level: int) -> bytes:
         """Captions as traces, Arrow IPC."""
-        return encode_traces([self._captions.trace(start + i, num_plates=num_plates) for i in range(count)])
+        made = (self._captions.trace(start + i, num_plates=num_plates, mixed=mixed, level=level) for i in range(count))
+        return encode_traces(list(made))

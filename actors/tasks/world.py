@@ -57,12 +57,15 @@ class World:
         low, high = self._config.num_plates
         return self._task(self._draw(split, index, low, high, Shift.parse(shift)), split, index, shift)
 
-    def plan(self, split: str, index: int, *, num_plates: tuple[int, int] | None = None) -> Plan:
-        """Task number `index` of `split` with the calls that solve it; `num_plates` sets the curriculum's level."""
+    def plan(
+        self, split: str, index: int, *, num_plates: tuple[int, int] | None = None, level: int | None = None
+    ) -> Plan:
+        """Task number `index` of `split` with the calls that solve it, at a level of the curriculum with so many
+        plates."""
         low, high = num_plates or self._config.num_plates
         drawn = self._draw(split, index, low, high, None)
         task = self._task(drawn, split, index, f"{low}-{high}")
-        return Plan(task=task, steps=self._steps(drawn), level=high)
+        return Plan(task=task, steps=self._steps(drawn), level=high if level is None else level)
 
     def _draw(self, split: str, index: int, low: int, high: int, shift: Shift | None) -> _Drawn:
         if split not in SPLITS:

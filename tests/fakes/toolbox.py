@@ -69,6 +69,10 @@ class PlainViewer:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
 
+    async def of_query(self, query: Query, augmentation: str = "") -> list[MediaRef]:
+        frames = [query.clip.frames[i] for i in query.clip.shown] if query.clip is not None else query.images
+        return [await self.view(picture, augmentation) for picture in frames]
+
     async def view(self, picture: MediaRef, augmentation: str = "") -> MediaRef:
         self.asked.append((picture.digest, augmentation))
         digest = f"{augmentation or 'plain'}/{picture.digest}"
