@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.config import GenerationConfig
 from actors.lifeline import children_die_with_us
-from actors.weights import model_files, verify
+from actors.weights import model_files, shapes, verify
 from common.chat import Chat
 from common.errors import ContractError, WeightsError
 from common.media import FolderMediaStore
@@ -80,12 +80,13 @@ class VllmGenerator:
         config: GenerationConfig,
         version: int,
     ) -> None:
-        self._engine = engine
+        self._running: AsyncLLM | None = engine
         self._chat = chat
         self._store = store
         self._config = config
         self._version = version
         self._files = model_files(model)
+        self._held = shapes(self._files)
         self._refused: set[int] = set()
         self._loading = asyncio.Lock()
         self._settled = asyncio.Event()
@@ -137,44 +138,51 @@ class VllmGenerator:
                 return sample
 
     async def load(self, weights: Weights) -> float:
-        """See Generator.load. Waits for an earlier load to end. The canary is scheduled before any other request."""
+        """See Generator.load. Waits for an earlier load to end. The canary is scheduled before any other request.
+
+        Should a worker fail half-way in spite of all checks, its model is in pieces: the engine ends, requests in
+        flight get its error, and WeightsError says so.
+        """
         async with self._loading:
-            await asyncio.to_thread(verify, weights)
+            await asyncio.to_thread(verify, weights, self._held)
             old_version, old_files = self._version, self._files
             self._settled.clear()
             try:
-                pause_s, problem = await self._try(weights)
-                if problem:
+                pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
+                if not gap <= self._config.canary_tolerance:  # a NaN is refused too
                     self._refused.add(weights.version)
                     await self._switch(old_files, old_version, None)
-                    raise WeightsError(f"version {weights.version} is refused: {problem}; version {old_version} stays")
+                    raise WeightsError(
+                        f"version {weights.version} is refused: its canary differs by {gap:.3g} nats, and at most "
+                        f"{self._config.canary_tolerance:g} is allowed; version {old_version} stays"
+                    )
             finally:
                 self._settled.set()
+            self._held = {tensor.name: tensor.shape for tensor in weights.tensors}
             return pause_s
-
-    async def _try(self, weights: Weights) -> tuple[float, str]:
-        """Switch to new weights. Returns the seconds paused, and what speaks against them ("" for nothing)."""
-        try:
-            pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
-        except WeightsError as error:
-            return 0.0, str(error)
-        most = self._config.canary_tolerance
-        if not gap <= most:  # a NaN is refused too
-            return pause_s, f"its canary differs by {gap:.3g} nats, and at most {most:g} is allowed"
-        return pause_s, ""
 
     async def close(self) -> None:
         """End the engine and its process. Requests in flight end with the engine's own error."""
-        engine = self._engine
-        del self._engine
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        engine, self._running = self._running, None
+        if engine is None:
+            return
         if engine.output_handler is not None:
             engine.output_handler.cancel()  # else it reports the end of its process as a failure
+        engine.output_processor.propagate_error(EngineDeadError())
         await asyncio.to_thread(engine.shutdown, 0.0)
+
+    @property
+    def _engine(self) -> AsyncLLM:
+        if self._running is None:
+            raise WeightsError("the engine has ended; the actor must start again")
+        return self._running
 
     async def _switch(self, files: tuple[str, ...], version: int, canary: Canary | None) -> tuple[float, float]:
         """Replace the weights between two steps. Returns the seconds paused and the canary's largest difference.
 
-        Raises WeightsError, the engine still paused, when a worker cannot load the files.
+        Raises WeightsError, the engine ended, when a worker cannot load the files.
         """
         engine = self._engine
         started = time.perf_counter()
@@ -200,7 +208,8 @@ class VllmGenerator:
         except EngineDeadError:
             raise
         except Exception as error:  # whatever a worker raised arrives as a plain Exception with its text
-            raise WeightsError(f"a worker could not load {', '.join(files)} ({error})") from error
+            await self.close()
+            raise WeightsError(f"a worker could not load {', '.join(files)} ({error}); the engine has ended") from error
 
     async def _add_canary(self, canary: Canary) -> list[Any]:
         """One request a token: each scores its token after the ones before it, as the sampler would see it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,16 @@ from common.types import Tensor, Weights
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
 
+Shape = tuple[int, ...]
 
-def verify(weights: Weights) -> None:
-    """Read every tensor and compare its blake3. Raises WeightsError naming the first that is missing or differs."""
+
+def verify(weights: Weights, held: Mapping[str, Shape]) -> None:
+    """Compare every tensor with its blake3, and all of them with the tensors that the engine holds.
+
+    held: name → shape. Where names differ (a checkpoint and a live model name things differently) the shapes must be
+    the same ones. Raises WeightsError naming the first tensor that is missing, altered or of another shape.
+    """
+    _compare({tensor.name: tensor.shape for tensor in weights.tensors}, held, weights.version)
     listed: list[dict[str, Tensor]] = [{} for _ in weights.buckets]
     for tensor in weights.tensors:
         if not 0 <= tensor.bucket < len(listed):
@@ -31,6 +38,24 @@ def verify(weights: Weights) -> None:
             raise WeightsError(f"version {weights.version}: {bucket} cannot be read ({error})") from error
         if wrong:
             raise WeightsError(f"version {weights.version}: {bucket} does not hold what its list says: {wrong}")
+
+
+def _compare(given: Mapping[str, Shape], held: Mapping[str, Shape], version: int) -> None:
+    if given.keys() == held.keys():
+        wrong = next((name for name in given if given[name] != held[name]), "")
+        if wrong:
+            raise WeightsError(f"version {version}: {wrong} has shape {given[wrong]}, and {held[wrong]} is held")
+    elif sorted(given.values()) != sorted(held.values()):
+        raise WeightsError(f"version {version}: its {len(given)} tensors are not of the shapes of the {len(held)} held")
+
+
+def shapes(files: Sequence[str]) -> dict[str, Shape]:
+    """The tensors of safetensors files: name → shape, read from their headers."""
+    found: dict[str, Shape] = {}
+    for path in files:
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found |= {name: tuple(entry["shape"]) for name, entry in _header(data)[0].items()}
+    return found
 
 
 def _first_difference(bucket: Path, wanted: dict[str, Tensor]) -> str:

@@ -184,6 +184,10 @@ async def test_a_wrong_digest_is_refused_before_anything_stops_and_the_old_weigh
         await live.generator.load(bad)
     with pytest.raises(WeightsError, match="cannot be read"):
         await live.generator.load(replace(good, buckets=(str(live.folders[1] / "nowhere"),)))
+    head = next(tensor for tensor in good.tensors if tensor.name == "lm_head.weight")
+    others = tuple(tensor for tensor in good.tensors if tensor is not head)
+    with pytest.raises(WeightsError, match="lm_head.weight has shape"):
+        await live.generator.load(replace(good, tensors=(*others, replace(head, shape=head.shape[::-1]))))
     assert live.generator.version == version
     turns = await live.rollout(live.opening(live.views(1)[0]), [], Sampling(temperature=1.0, max_tokens=8, seed=1))
     assert max(map(abs, live.differences(turns, 1.0, of={version: 0}))) <= TOLERANCE
@@ -210,27 +214,6 @@ async def test_a_canary_that_agrees_is_taken_and_one_that_does_not_leaves_no_tra
         assert max(map(abs, live.differences([turn, spoken(sample)], 1.0, of={old: 0}))) <= TOLERANCE
     await live.use(1, canary=canary)
     assert live.generator.version > old
-
-
-async def test_weights_that_a_worker_cannot_load_are_refused_and_the_old_ones_stay(live: Live, tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    await live.use(0)
-    old = live.generator.version
-    turn = live.opening(live.views(1, seed=8)[0])
-    sampling = Sampling(temperature=1.0, max_tokens=LONG, seed=1)
-    flying = asyncio.create_task(live.generator.generate(turn.token_ids, turn.images, sampling))
-    await asyncio.sleep(0.05)
-    tensors = load_file(live.folders[1] / "model.safetensors")
-    name = "lm_head.weight"
-    save_file(tensors | {name: tensors[name][:, :32].copy()}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="could not load"):
-        await live.generator.load(weights_of(tmp_path, 30_000))
-    assert live.generator.version == old
-    sample = await flying
-    assert {span.version for span in sample.versions} == {old}
-    assert max(map(abs, live.differences([turn, spoken(sample)], 1.0, of={old: 0}))) <= TOLERANCE
-    await live.use(1)
 
 
 async def test_a_placeholder_is_never_sampled_even_by_weights_that_want_nothing_else(
@@ -303,3 +286,23 @@ async def test_a_kill_leaves_no_process_behind(live: Live, tmp_path: Path) -> No
     while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
         assert time.monotonic() < deadline, [child for child in children if child.is_running()]
         await asyncio.sleep(0.05)
+
+
+async def test_an_engine_whose_worker_failed_half_way_ends_with_an_error_for_everyone(
+    live: Live, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(live.folders[1] / "model.safetensors")
+    tensors["nobody.knows.this"] = tensors.pop("lm_head.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    turn = live.opening(live.views(1)[0])
+    sampling = Sampling(temperature=1.0, max_tokens=LONG, seed=1)
+    flying = asyncio.create_task(live.generator.generate(turn.token_ids, turn.images, sampling))
+    await asyncio.sleep(0.02)
+    with pytest.raises(WeightsError, match="the engine has ended"):
+        await live.generator.load(weights_of(tmp_path, 40_000))
+    with pytest.raises(Exception, match="EngineCore"):
+        await flying
+    with pytest.raises(WeightsError, match="must start again"):
+        await live.generator.generate(turn.token_ids, turn.images, sampling)

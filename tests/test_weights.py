@@ -12,9 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from actors.weights import model_files, tensors, verify
+from actors.weights import model_files, shapes, tensors, verify
 from common.errors import WeightsError
 from common.types import Weights
+
+
+HELD = {"a": (3, 4), "b": (5,)}
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def weights(tmp_path: Path) -> Weights:
 
 
 def test_what_was_published_is_accepted_and_reads_back(weights: Weights) -> None:
-    verify(weights)
+    verify(weights, HELD)
     found = dict(tensors(weights.buckets))
     assert found["a"].tolist() == np.arange(12).reshape(3, 4).tolist()
     assert sorted(found) == ["a", "b"]
@@ -42,7 +45,7 @@ def test_any_flipped_bit_of_the_file_is_found(weights: Weights, at: int, bit: in
     damaged[at] ^= 1 << bit
     file.write_bytes(damaged)
     with pytest.raises(WeightsError, match="version 1"):
-        verify(weights)
+        verify(weights, HELD)
     file.write_bytes(whole)
 
 
@@ -53,7 +56,7 @@ def test_a_cut_file_is_refused(weights: Weights, length: int) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[: length % len(whole)])
     with pytest.raises(WeightsError, match="version 1"):
-        verify(weights)
+        verify(weights, HELD)
     file.write_bytes(whole)
 
 
@@ -61,11 +64,20 @@ def test_a_tensor_that_is_missing_unlisted_or_in_no_bucket_is_named(weights: Wei
     a, b = sorted(weights.tensors, key=lambda tensor: tensor.name)
     for listed in ((a,), (a, b, replace(b, name="c"))):
         with pytest.raises(WeightsError, match=r": [bc]$"):
-            verify(replace(weights, tensors=listed))
+            verify(replace(weights, tensors=listed), {tensor.name: tensor.shape for tensor in listed})
     with pytest.raises(WeightsError, match="bucket 3"):
-        verify(replace(weights, tensors=(a, replace(b, bucket=3))))
+        verify(replace(weights, tensors=(a, replace(b, bucket=3))), HELD)
     with pytest.raises(WeightsError, match=r": a$"):
-        verify(replace(weights, tensors=(replace(a, shape=(4, 3)), b)))
+        verify(replace(weights, tensors=(replace(a, shape=(4, 3)), b)), HELD | {"a": (4, 3)})
+
+
+def test_tensors_must_be_those_that_the_engine_holds_whatever_they_are_called(weights: Weights) -> None:
+    verify(weights, {"model.a": (3, 4), "model.b": (5,)})
+    with pytest.raises(WeightsError, match=r"a has shape \(3, 4\), and \(4, 3\) is held"):
+        verify(weights, HELD | {"a": (4, 3)})
+    with pytest.raises(WeightsError, match="2 tensors are not of the shapes of the 1 held"):
+        verify(weights, {"a": (3, 4)})
+    assert shapes(weights.buckets) == HELD
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
