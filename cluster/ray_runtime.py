@@ -114,6 +114,8 @@ class RayRuntime:
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # processes without a GPU keep their environment
         # A worker's children end with it. The spelling is Ray's.
         os.environ["RAY_process_group_cleanup_enabled"] = "1"  # noqa: SIM112
+        # Ray's workers would yield to everything else on the machine, but here they are the work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         return cls._attach(config) if config.address else cls._start(config)
 
     @classmethod

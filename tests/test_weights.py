@@ -16,7 +16,6 @@ from actors.weights import model_files, shapes, tensors, verify
 from common.errors import WeightsError
 from common.types import Weights
 
-
 HELD = {"a": (3, 4), "b": (5,)}
 
 
