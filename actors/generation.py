@@ -187,14 +187,14 @@ class VllmGenerator:
         engine = self._engine
         started = time.perf_counter()
         await engine.pause_generation(mode="keep", clear_cache=False)
-        await self._take(files)
+        # A paused engine only queues requests, so the canary's are prepared while the workers load.
+        _, waiting = await asyncio.gather(self._take(files), self._add_canary(canary))
         await engine.update_weight_version(str(version))
         # In this order: preempting lets go of every cache entry, so the encoder's may be dropped; an entry dropped
         # while a running request holds it would stop the engine. Preprocessed pixels do not depend on weights and stay.
         await engine.reset_prefix_cache(reset_running_requests=True)
         await engine.reset_encoder_cache()
         self._version, self._files = version, files
-        waiting = await self._add_canary(canary) if canary is not None else []
         await engine.resume_generation()
         pause_s = time.perf_counter() - started
         return pause_s, 0.0 if canary is None else await _canary_gap(waiting, canary)
@@ -211,12 +211,14 @@ class VllmGenerator:
             await self.close()
             raise WeightsError(f"a worker could not load {', '.join(files)} ({error}); the engine has ended") from error
 
-    async def _add_canary(self, canary: Canary) -> list[Any]:
+    async def _add_canary(self, canary: Canary | None) -> list[Any]:
         """One request a token: each scores its token after the ones before it, as the sampler would see it."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        waiting = []
+        waiting: list[Any] = []
+        if canary is None:
+            return waiting
         for index, token in enumerate(canary.token_ids):
             parameters = SamplingParams(
                 temperature=1.0,

@@ -18,7 +18,8 @@ class PhaseSummary:
     accuracy, accuracy_without_tools: mean score. valid_chain_rate: share of rollouts whose every call worked. rapr,
     racpr: share with at least one visual call, with two or more distinct chained tools. token_kl: to the anchor, nats
     a token. policy_lag: the largest learned from. *_share: of the phase's wall time; acting and learning overlap, so
-    they may add up to more than 1. A phase that did not train has no learner figures.
+    they may add up to more than 1. A phase that did not train has no learner figures. shift: what a phase adapted
+    to; shifted_accuracy_before, shifted_accuracy: on tasks under it, before and after, with tools.
     """
 
     name: str
@@ -39,6 +40,9 @@ class PhaseSummary:
     learning_share: float | None = None
     wall_s: float = 0.0
     accuracy_by_family: Mapping[str, float] = field(default_factory=dict)
+    shift: str = ""
+    shifted_accuracy_before: float | None = None
+    shifted_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +125,17 @@ class Summary:
             table.add_column(column, justify="left" if number == 0 else "right")
         for phase in self.phases:
             table.add_row(*cells(asdict(phase)))
+        adapted = [
+            Text(
+                f"{p.name} under {p.shift}: {100 * p.shifted_accuracy_before:.1f} % → {100 * p.shifted_accuracy:.1f} %"
+            )
+            for p in self.phases
+            if p.shifted_accuracy_before is not None and p.shifted_accuracy is not None
+        ]
         lag = "" if self.max_policy_lag_seen is None else f" · largest policy lag {self.max_policy_lag_seen}"
         memory = "" if self.peak_memory_gib is None else f" · peak memory {self.peak_memory_gib:.1f} GiB"
         footer = Text(f"{clock(self.wall_s)}{lag}{memory} · {self.machine}", style="dim")
-        return Group(table, *(answer.table() for answer in self.answers), footer)
+        return Group(table, *adapted, *(answer.table() for answer in self.answers), footer)
 
 
 COLUMNS = (

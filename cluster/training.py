@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from actors.actor import Actor, Outcome
 from actors.tasks.source import TaskSource
-from cluster.evaluation import answer, measure, phase_row
+from cluster.evaluation import answer, mean, measure, phase_row
 from cluster.loop import Chunk, imitate, reinforce
 from cluster.phases import RlPhase
 from cluster.runtime import Ref
@@ -88,6 +88,14 @@ async def _perform(system: System, name: PhaseName, first_step: int) -> float:
     return time.monotonic() - system.tally.began
 
 
+async def _under_shift(system: System, phase: RlPhase) -> float:
+    """Accuracy with tools on held-out tasks under the shift that `phase` adapts to."""
+    settings = system.config.evaluation
+    tasks = await system.source.call(TaskSource.tasks, settings.split, 0, settings.num_tasks, phase.shift)
+    outcomes = await answer(system, tasks, "learned", concurrency=settings.concurrency)
+    return mean([outcome.score for outcome in outcomes])
+
+
 def num_steps(system: System, name: PhaseName) -> int:
     """Learner steps of a phase; 0 for the base, which is only measured."""
     phases = system.config.phases
@@ -120,6 +128,8 @@ async def _rl(system: System, phase: RlPhase, first_step: int) -> None:
         await system.broadcast()
         if phase.votes:
             await remember(system)
+        if phase.shift:
+            system.save_state(shifted_before=await _under_shift(system, phase))
     await system.replay.call(
         ReplayBuffer.begin,
         phase.name,
@@ -159,6 +169,10 @@ async def _row(system: System, name: PhaseName, wall_s: float) -> tuple[PhaseSum
         return replace(row, token_kl=0.0), measured.learned
     stats = await system.replay.call(ReplayBuffer.stats)
     acted = name in ("rft", "ttrl")
+    if acted and (phase := getattr(system.config.phases, name)).shift:
+        before = load_state(system.run.path).get("shifted_before")
+        after = await _under_shift(system, phase)
+        row = replace(row, shift=phase.shift, shifted_accuracy_before=before, shifted_accuracy=after)
     return replace(
         row,
         rollout_tokens_per_s=tally.num_sampled / wall_s if acted else row.rollout_tokens_per_s,
