@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from cluster.reporting import Reporter
 from cluster.runs import RunFolder, open_run, write_atomically
 from cluster.runtime import Runtime
 from cluster.summary import Answer, AnsweredCall, Summary
-from cluster.system import Acting, System, open_acting, open_site, open_system
+from cluster.system import Acting, System, live_folder, open_acting, open_site, open_system
 from cluster.training import ORDER, PhaseName, Trained, train
 from common.errors import RunFolderError
 from common.types import Query, Task
@@ -99,7 +99,7 @@ async def _train(
 ) -> Summary:
     began = time.monotonic()
     folder = config.folder / config.name
-    with open_run(folder, config_digest=digest(config), resume=resume) as run_folder:
+    with open_run(folder, config_digest=digest(config), resume=resume) as run_folder, swept(live_folder(folder)):
         async with watched() as peak, _placed(config) as runtime:
             model = await base_model(config, runtime, progress)
             async with (
@@ -151,6 +151,15 @@ async def _report(
     system.progress.note(f"report: {page}")
 
 
+@contextmanager
+def swept(live: Path) -> Iterator[None]:
+    """Remove a folder in shared memory after the processes that write there are gone."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(live, ignore_errors=True)
+
+
 @asynccontextmanager
 async def _placed(config: RunConfig) -> AsyncIterator[Runtime]:
     """The runtime that the configuration asks for; its processes are gone at the end."""
@@ -181,12 +190,13 @@ async def _acting(config: RunConfig, progress: Progress) -> AsyncIterator[Acting
             f"{folder} holds no policy yet; run `pixelis run name={config.name}` first, or set model.path"
         )
     site_folder = folder / f".acting-{os.getpid()}"
-    async with (
-        _placed(config) as runtime,
-        open_site(site_folder, checked(policy)) as site,
-        open_acting(config, runtime=runtime, site=site, progress=progress) as acting,
-    ):
-        yield acting
+    with swept(live_folder(site_folder)):
+        async with (
+            _placed(config) as runtime,
+            open_site(site_folder, checked(policy)) as site,
+            open_acting(config, runtime=runtime, site=site, progress=progress) as acting,
+        ):
+            yield acting
 
 
 def _answer(outcome: Outcome, *, name: str, wall_s: float = 0.0) -> Answer:
