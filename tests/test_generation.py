@@ -164,6 +164,25 @@ async def test_new_weights_go_live_under_requests_in_flight_and_every_token_know
     assert straddled
 
 
+async def test_siblings_whose_pictures_a_cached_prefix_covered_survive_new_weights(live: Live) -> None:
+    """Gone over again after the switch, they need the pixels that the cached prefix had spared them (engine_plugin)."""
+    await live.use(0)
+    views = live.views(2, seed=11)
+    first = live.opening(views[0])
+    crop = live.chat.observation('{"image":"image_2"}', views[1])
+    ids = (*first.token_ids, *live.chat.encode("look at the plate."), *crop.token_ids)
+    await live.generator.generate(ids, views, Sampling(temperature=1.0, max_tokens=2, seed=0))  # fills the cache
+    sampling = Sampling(temperature=1.0, max_tokens=LONG)
+    flights = [
+        asyncio.create_task(live.generator.generate(ids, views, replace(sampling, seed=seed))) for seed in range(4)
+    ]
+    await asyncio.sleep(0.2)
+    await live.use(1)
+    samples = await asyncio.gather(*flights)
+    assert all(sample.token_ids for sample in samples)
+    assert await live.generator.generate(ids, views, Sampling(temperature=1.0, max_tokens=2, seed=1))
+
+
 async def test_greedy_tokens_after_a_switch_are_those_of_a_fresh_model_with_the_new_weights(live: Live) -> None:
     turn = live.opening(live.views(1, seed=5)[0])
     for which in (0, 1, 0):
