@@ -27,10 +27,11 @@ Pixels = NDArray[np.uint8]
 AUGMENTATIONS = ("brightness", "hue", "shift", "mixed")
 """Kinds; a name is a kind, a colon and a number, "mixed" being all three."""
 
-_BRIGHTNESS = 0.2
+_BRIGHTNESS = (0.8, 1.6)
 _HUE = 0.04
 _SHIFT = 1 / 32
-"""Largest changes: of the factor, of the colour circle, of the side."""
+"""Bounds of the factor (dark pictures profit more from light than light ones from dark), and the largest changes:
+of the colour circle, of the side."""
 
 
 def see(
@@ -103,7 +104,7 @@ def augment(pixels: Pixels, name: str) -> Pixels:
         raise ValueError(f'views must be "" or one of {", ".join(AUGMENTATIONS)} and a number ("hue:3"), got {name!r}')
     random = stream(int(number), "view", kind)
     if kind in ("brightness", "mixed"):
-        factor = 1 + random.uniform(-_BRIGHTNESS, _BRIGHTNESS)
+        factor = random.uniform(*_BRIGHTNESS)
         pixels = np.clip(np.rint(pixels * factor), 0, 255).astype(np.uint8)
     if kind in ("hue", "mixed"):
         pixels = _turn_hue(pixels, float(random.uniform(-_HUE, _HUE)))

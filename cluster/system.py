@@ -56,6 +56,23 @@ class Tally:
     began: float = 0.0
 
 
+async def start_actor(config: RunConfig, runtime: Runtime, site: Site, number: int) -> Handle[Actor]:
+    """An actor on the base model's weights, which it calls version -1. Its epoch, the time in microseconds, is one
+    that no earlier start in this run folder had."""
+    gpus = config.runtime.num_gpus or 0
+    return await runtime.spawn(
+        f"actor-{number}",
+        cast("Callable[..., Actor]", build_actor),
+        config,
+        site,
+        f"actor-{number}",
+        time.time_ns() // 1000,
+        -1,
+        resources=Resources(num_cpus=1, num_gpus=float(config.generation.tensor_parallel_size) if gpus else 0),
+        env=environment(config),
+    )
+
+
 class Acting:
     """The acting half: a task source and the actors. All that evaluating a finished policy needs."""
 
@@ -75,32 +92,14 @@ class Acting:
         self.progress = progress
         self.actors: list[Handle[Actor]] = []
         self.weights: Weights | None = None
-        self._epochs = itertools.count()
         self._turn = itertools.count()
         self._healing = asyncio.Lock()
         self._tasks: dict[str, list[Task]] = {}
 
     async def start_actors(self) -> None:
         """Bring `num_actors` up; the engines start side by side."""
-        self.actors = list(await asyncio.gather(*(self._start_actor(i) for i in range(self.config.num_actors))))
-
-    async def _start_actor(self, number: int) -> Handle[Actor]:
-        gpus = self.config.runtime.num_gpus or 0
-        return await self.runtime.spawn(
-            f"actor-{number}",
-            cast("Callable[..., Actor]", build_actor),
-            self.config,
-            self.site,
-            f"actor-{number}",
-            self._next_epoch(),
-            -1 if self.weights is None else self.weights.version,
-            resources=Resources(num_cpus=1, num_gpus=float(self.config.generation.tensor_parallel_size) if gpus else 0),
-            env=environment(self.config),
-        )
-
-    def _next_epoch(self) -> int:
-        """A number that no earlier start of an actor in this run folder had."""
-        return time.time_ns() // 1000 + next(self._epochs)
+        starts = (start_actor(self.config, self.runtime, self.site, i) for i in range(self.config.num_actors))
+        self.actors = list(await asyncio.gather(*starts))
 
     def pick_actor(self) -> Handle[Actor]:
         """The actors in turn."""
@@ -115,7 +114,7 @@ class Acting:
                 except (ActorDied, TimeoutError):
                     self.progress.note(f"actor-{number} is gone; starting another")
                     await self.runtime.kill(actor)
-                    self.actors[number] = await self._start_actor(number)
+                    self.actors[number] = await start_actor(self.config, self.runtime, self.site, number)
                     if self.weights is not None:
                         await self.actors[number].call(Actor.load, self.weights)
 
@@ -295,12 +294,13 @@ async def open_system(
     resources = Resources(num_cpus=1, num_gpus=1 if gpus else 0)
     # Ranks of one node meet over a file, which opens no port; ranks of several over the address the runtime gave them.
     meeting = f"file://{site.live}/meet-{uuid.uuid4().hex}" if config.runtime.loopback else "env://"
-    source, replay, learner = await asyncio.gather(
+    source, replay, learner, actors = await asyncio.gather(
         runtime.spawn("tasks", build_task_source, config, site, env=env),
         runtime.spawn("replay", cast("Callable[..., ReplayBuffer]", build_replay), config, site, env=env),
         runtime.spawn_ranks(
             "learner", build_learner, config.num_ranks, config, site, meeting, resources=resources, env=env
         ),
+        asyncio.gather(*(start_actor(config, runtime, site, number) for number in range(config.num_actors))),
     )
     system = System(
         config,
@@ -312,8 +312,8 @@ async def open_system(
         learner=learner,
         progress=progress,
     )
+    system.actors = actors
     try:
-        await system.start_actors()
         progress.finish()
         yield system
     finally:

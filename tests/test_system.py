@@ -50,7 +50,7 @@ class Started:
             [*PIXELIS, *words], stdout=subprocess.PIPE, stderr=self._stderr, text=True, start_new_session=True
         )
 
-    def wait_for(self, text: str, *, within_s: float = 400) -> None:
+    def wait_for(self, text: str, *, within_s: float = 700) -> None:
         deadline = time.monotonic() + within_s
         while text not in self.log.read_text():
             assert self.process.poll() is None, f"ended before {text!r}:\n{self.log.read_text()[-3000:]}"

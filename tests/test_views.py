@@ -63,7 +63,7 @@ def test_an_augmentation_is_a_function_of_its_name_and_changes_little(kind: str,
     pixels = picture.astype(np.uint8)
     once, again = augment(pixels, f"{kind}:{number}"), augment(pixels, f"{kind}:{number}")
     assert (once == again).all()
-    assert np.abs(once.astype(int) - pixels.astype(int)).mean() < 45
+    assert np.abs(once.astype(int) - pixels.astype(int)).mean() < 75
 
 
 def test_different_numbers_give_different_pixels_and_no_name_changes_nothing() -> None:
