@@ -47,8 +47,7 @@ class Chunk:
 
 
 def chunks(phase: SftPhase) -> Iterator[Chunk]:
-    """The traces of a phase in the order they are needed; a level's come in over the first three quarters of its
-    steps."""
+    """The traces of a phase in the order they are needed; a level's come in evenly over its steps."""
     begin = 0
     for number, level in enumerate(phase.levels, 1):
         for start in range(0, level.num_traces, phase.chunk):
@@ -58,7 +57,7 @@ def chunks(phase: SftPhase) -> Iterator[Chunk]:
                 mixed=level.mixed,
                 start=start,
                 count=min(phase.chunk, level.num_traces - start),
-                due=begin + 3 * level.num_steps * start // (4 * level.num_traces),
+                due=begin + level.num_steps * start // level.num_traces,
             )
         begin += level.num_steps
 
