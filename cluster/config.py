@@ -47,7 +47,7 @@ class RunConfig:
 
     name: of the run and its folder. seed: the root of every random stream. folder: where runs lie. num_actors:
     processes that act, an engine each. num_ranks: of the learner. num_neighbours: past experiences asked for when a
-    vote is taken. live_media_bytes: pictures kept in shared memory between phases, at most.
+    vote is taken.
     """
 
     name: str
@@ -56,7 +56,6 @@ class RunConfig:
     num_actors: int = 1
     num_ranks: int = 1
     num_neighbours: int = 6
-    live_media_bytes: int = 1 << 30
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-FAMILIES = ("text", "clip", "side", "count", "where", "where_clip")
+FAMILIES = ("text", "clip", "side", "count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@
     clip    the same in a clip; the colour occurs in one frame only, so the frame must be found too
     side    is the plate left or right?            no tool        seen in the view
     count   how many plates?                       no tool        seen in the view
-    where, where_clip   where is a plate? answered with a box: grounding, for pretraining only
 
 A task is a function of (seed, split, index, shift); splits have streams of their own, so they never meet.
 """
@@ -17,7 +16,7 @@ import numpy as np
 
 from actors.tasks.config import WorldConfig
 from actors.tasks.plan import Plan, Step
-from actors.tasks.scene import COLOURS, Plate, Scene, Shift, draw_scene
+from actors.tasks.scene import Plate, Scene, Shift, draw_scene
 from common.geometry import pixels_to_grid
 from common.media import FolderMediaStore, put_image
 from common.seeds import stream
@@ -80,7 +79,7 @@ class World:
     def _try(self, family: str, random: np.random.Generator, low: int, high: int, shift: Shift | None) -> _Drawn | None:
         """One attempt at a task of `family`; None when what was drawn cannot be asked without ambiguity."""
         side = self._config.side
-        if family in ("clip", "where_clip"):
+        if family == "clip":
             scenes = tuple(
                 draw_scene(random, num_plates=int(random.integers(1, 3)), side=side, shift=shift)
                 for _ in range(self._config.frames)
@@ -95,9 +94,6 @@ class World:
             scenes = (draw_scene(random, num_plates=int(random.integers(fewest, high + 1)), side=side, shift=shift),)
             at, plate = 0, scenes[0].plates[int(random.integers(len(scenes[0].plates)))]
         question, answer = _ask(family, scenes[at], plate, side)
-        if family.startswith("where"):
-            box = ",".join(map(str, written_box(plate, self._config)))
-            answer = f"frame_{at + 1}[{box}]" if family == "where_clip" else f"[{box}]"
         if not answer:
             return None
         return _Drawn(family=family, scenes=scenes, at=at, plate=plate, question=question, answer=answer)
@@ -145,9 +141,4 @@ def _ask(family: str, scene: Scene, plate: Plate, side: int) -> tuple[str, str]:
     if family == "side":
         middle = (plate.box[0] + plate.box[2]) / 2 - side / 2
         return f"side of the {plate.colour} plate?", "" if abs(middle) < _MIDDLE else "left" if middle < 0 else "right"
-    if family.startswith("where"):
-        return f"where is the {plate.colour} plate?", "box"
     return f"code on the {plate.colour} plate?", plate.code
-
-
-COLOUR_NAMES = tuple(COLOURS)
