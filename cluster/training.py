@@ -177,7 +177,7 @@ async def _row(system: System, name: PhaseName, wall_s: float) -> tuple[PhaseSum
         row,
         rollout_tokens_per_s=tally.num_sampled / wall_s if acted else row.rollout_tokens_per_s,
         learner_tokens_per_s=tally.num_tokens / tally.learn_s if tally.learn_s else None,
-        policy_lag=stats.max_policy_lag_seen if acted else None,
+        policy_lag=stats.phase_policy_lag if acted else None,
         learning_share=tally.learn_s / wall_s,
         wall_s=wall_s,
     ), measured.learned

@@ -7,7 +7,8 @@ Nothing here reads a score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from common.types import Consensus, Rollout
 from learner.advantages import group_advantages
@@ -27,6 +28,29 @@ def agreement_reward(rollout: Rollout, consensus: Consensus, *, length: float) -
     if not consensus.agrees.get(rollout.rollout_id, False):
         return 0.0
     return 1.0 - min(0.3, length * rollout.facts.num_calls)
+
+
+def exemplars(
+    rollouts: Sequence[Rollout], rows: Sequence[Row], votes: Mapping[str, Consensus]
+) -> list[tuple[Row, float]]:
+    """The exemplar of each group that has one, as a row to imitate, with the share of its answer.
+
+    Voters see augmented views so that they err apart; the policy will be asked with the plain one. So the exemplar is
+    imitated under the opening view of the sibling that saw it plainly, where there is one.
+    """
+    plain = {r.group_id: index for index, r in reversed(list(enumerate(rollouts))) if not r.views}
+    found = []
+    for rollout, row in zip(rollouts, rows, strict=True):
+        vote = votes[rollout.group_id]
+        if rollout.rollout_id != vote.exemplar:
+            continue
+        opening = rollout.turns[0].images
+        sibling = plain.get(rollout.group_id)
+        if sibling is not None:
+            opening = rollouts[sibling].turns[0].images
+        images = (*opening, *row.images[len(opening) :])
+        found.append((replace(row, key=f"{row.key}/exemplar", images=images), vote.share))
+    return found
 
 
 class Adaptation:
@@ -77,11 +101,14 @@ class Adaptation:
     ) -> Improvement:
         rewards = [agreement_reward(r, votes[r.group_id], length=self._config.length) for r in rollouts]
         advantages = group_advantages(rewards, [rollout.group_id for rollout in rollouts])
-        imitation = [
-            self._config.exemplar * votes[r.group_id].share * (r.rollout_id == votes[r.group_id].exemplar)
-            for r in rollouts
-        ]
-        return Improvement(rows=rows, advantages=advantages.tolist(), imitation=imitation, fresh=fresh)
+        examples = exemplars(rollouts, rows, votes)
+        return Improvement(
+            rows=[*rows, *(row for row, _ in examples)],
+            advantages=[*advantages.tolist(), *(0.0 for _ in examples)],
+            imitation=[*(0.0 for _ in rows), *(self._config.exemplar * share for _, share in examples)],
+            fresh=[*fresh, *(False for _ in examples)],
+            sampled=[*(True for _ in rows), *(False for _ in examples)],
+        )
 
     def _improve(self, wanted: Improvement, step: int) -> dict[str, float]:
         engine, config = self._trainer.engine, self._config

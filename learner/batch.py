@@ -112,8 +112,8 @@ def row_of_trace(trace: Trace, chat: Chat) -> Row:
 
 
 def row_of_rollout(rollout: Rollout, chat: Chat) -> Row:
-    """Trained tokens are those the sampler returned, each with its behaviour log-prob. Probes are the last tokens
-    of all turns.
+    """Trained tokens are those the sampler returned, each with its behaviour log-prob, without those that a grammar
+    shaped. Probes are the last tokens of all turns.
 
     Raises ContractError when the rollout breaks the token contract or was sampled greedily.
     """
@@ -122,13 +122,9 @@ def row_of_rollout(rollout: Rollout, chat: Chat) -> Row:
         raise ContractError(f"rollout {rollout.rollout_id}: sampled greedily, so it has no behaviour distribution")
     ids, positions, images = _sequence(rollout.turns, chat)
     edges = starts(rollout.turns)
-    spans = [
-        np.arange(start, stop)
-        for turn, start, stop in zip(rollout.turns, edges[:-1], edges[1:], strict=True)
-        if turn.role == "assistant"
-    ]
-    trained = np.concatenate(spans) if spans else _NOTHING
-    logprobs = [value for turn in rollout.turns if turn.role == "assistant" for value in turn.logprobs]
+    said = [(turn, start, _unshaped(turn)) for turn, start in zip(rollout.turns, edges, strict=False) if turn.logprobs]
+    logprobs = [np.asarray(turn.logprobs, np.float32)[free] for turn, _, free in said]
+    trained = np.concatenate([_NOTHING, *(start + free for _, start, free in said)])
     return Row(
         key=rollout.rollout_id,
         ids=ids,
@@ -136,12 +132,20 @@ def row_of_rollout(rollout: Rollout, chat: Chat) -> Row:
         images=images,
         trained=trained,
         weights=np.ones(len(trained), np.float32),
-        behaviour_logprobs=np.asarray(logprobs, np.float32),
+        behaviour_logprobs=np.concatenate([np.zeros(0, np.float32), *logprobs]),
         temperature=rollout.temperature,
         box_positions=_NOTHING,
         boxes=np.zeros((0, 4), np.float32),
         probes=np.array(edges[1:], np.int64) - 1,
     )
+
+
+def _unshaped(turn: Turn) -> NDArray[np.int64]:
+    """Indices of the turn's tokens that no grammar shaped."""
+    free = np.ones(len(turn.token_ids), bool)
+    for start, stop in turn.shaped:
+        free[start:stop] = False
+    return np.flatnonzero(free)
 
 
 def collate(rows: Sequence[Row], *, image_pad: int) -> Batch:

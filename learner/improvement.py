@@ -28,19 +28,25 @@ class Penalty:
 class Improvement:
     """What to learn from `rows`.
 
-    advantages: one a row. imitation: weight of each row's own negative log-likelihood, one a row; summed weights of
-    tokens divide it. fresh: rows sampled wholly under the weights now held, whose log-probs must agree with the
-    sampler's.
+    advantages: one a row. imitation: weight of each row's own negative log-likelihood, one a row; the number of
+    tokens in rows with such a weight divides it. fresh: rows sampled wholly under the weights now held, whose
+    log-probs must agree with the sampler's. sampled: rows that were sampled as they stand; the others have no
+    behaviour distribution and are only imitated.
     """
 
     rows: Sequence[Row]
     advantages: Sequence[float]
     imitation: Sequence[float]
     fresh: Sequence[bool]
+    sampled: Sequence[bool]
 
     @property
     def num_tokens(self) -> int:
         return sum(len(row.trained) for row in self.rows)
+
+    @property
+    def num_sampled_tokens(self) -> int:
+        return sum(len(row.trained) for row, sampled in zip(self.rows, self.sampled, strict=True) if sampled)
 
 
 def improve(
@@ -48,7 +54,7 @@ def improve(
 ) -> dict[str, float]:
     """One optimiser step. Collective. Returns metrics; kl_<name> is the mean over trained tokens before the step,
     in nats."""
-    num_tokens = wanted.num_tokens
+    num_tokens, num_sampled = wanted.num_tokens, wanted.num_sampled_tokens
     exemplar_tokens = max(
         1, sum(len(row.trained) for row, w in zip(wanted.rows, wanted.imitation, strict=True) if w > 0)
     )
@@ -56,12 +62,14 @@ def improve(
     extremes = [0.0, 0.0]
 
     def loss(found: Pass) -> Tensor:
-        behaviour, advantages = _behaviour(found), found.spread(wanted.advantages)
+        advantages = found.spread(wanted.advantages)
+        sampled = found.spread([float(value) for value in wanted.sampled]) > 0
+        behaviour = torch.where(sampled, _behaviour(found), found.logprobs.detach())
         policy = clipped_surrogate(
             found.logprobs,
             behaviour,
             advantages,
-            num_tokens=num_tokens,
+            num_tokens=num_sampled,
             clip_low=surrogate.clip_low,
             clip_high=surrogate.clip_high,
             dual_clip=surrogate.dual_clip,
@@ -74,7 +82,7 @@ def improve(
             ratio = ratios(found.logprobs, behaviour)
             held = clipped(ratio, advantages, clip_low=surrogate.clip_low, clip_high=surrogate.clip_high)
             spread = entropy(found.all_logprobs).sum() / num_tokens
-            sums.append(torch.stack([total, policy, held.sum() / num_tokens, spread, *kls]).detach())
+            sums.append(torch.stack([total, policy, held.sum() / num_sampled, spread, *kls]).detach())
             if found.members:
                 fresh = found.spread([float(value) for value in wanted.fresh]) > 0
                 extremes[0] = max(extremes[0], float(ratio.max()))
@@ -92,7 +100,7 @@ def improve(
         "logprob_mismatch_max": trainer.largest(extremes[1]),
         "grad_norm": norm,
         "lr": lr,
-        "num_trained_tokens": num_tokens,
+        "num_trained_tokens": num_sampled,
         "num_tokens": sum(row.length for row in wanted.rows),
         **{f"kl_{penalty.name}": kl for penalty, kl in zip(penalties, kls, strict=True)},
     }

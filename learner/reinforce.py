@@ -61,7 +61,13 @@ class Reinforcement:
             [rollout.group_id for rollout in rollouts],
             standardise=self._config.standardise,
         )
-        wanted = Improvement(rows=rows, advantages=advantages.tolist(), imitation=[0.0] * len(rows), fresh=fresh)
+        wanted = Improvement(
+            rows=rows,
+            advantages=advantages.tolist(),
+            imitation=[0.0] * len(rows),
+            fresh=fresh,
+            sampled=[True] * len(rows),
+        )
         penalty = Penalty(name="anchor", beta=self.beta, references=references)
         lr = learning_rate(step, self._config.schedule)
         metrics = improve(self._trainer, wanted, [penalty], self._config.surrogate, lr=lr)

@@ -61,6 +61,7 @@ class ReplayStats:
     ready_groups: int
     num_draws: int
     max_policy_lag_seen: int
+    phase_policy_lag: int
     num_experiences: int
     log_bytes: int
     num_records: int
@@ -308,6 +309,7 @@ class ReplayBuffer:
             ready_groups=num_ready,
             num_draws=state.num_draws,
             max_policy_lag_seen=state.max_policy_lag_seen,
+            phase_policy_lag=max((draw.lag for draw in state.draws.values()), default=0),
             num_experiences=0 if self._index is None else self._index.num_entries,
             log_bytes=self._log.num_bytes,
             num_records=self._committer.last_sequence + 1,
