@@ -10,7 +10,7 @@ import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,9 +20,13 @@ T = TypeVar("T")
 
 
 def convert(values: Mapping[str, Any], to: type[T]) -> T:
-    """`values` as a `to`. Raises ConfigError, one line, that names the key path and what to change."""
+    """`values` as a `to`. Raises ConfigError, one line, that names the key path and what to change.
+
+    Keys that a mapping leaves out keep the values they have in the default of the field that it is for.
+    """
     import msgspec
 
+    values = _completed(values, to, None)
     _check(values, to, "")
     try:
         return msgspec.convert(values, to, strict=True, dec_hook=_decode)
@@ -49,6 +53,24 @@ def unknown_key(path: str, known: Sequence[str]) -> ConfigError:
     close = close or [key for key in known if key.rpartition(".")[2] == last][:1]
     hint = f"did you mean {close[0]}?" if close else f"known keys there: {', '.join(siblings.values() or known)}"
     return ConfigError(f"{path}: no such key; {hint}")
+
+
+def _completed(value: Any, kind: Any, default: Any) -> Any:
+    """`value` with what it leaves out taken from `default`, at every depth."""
+    nested = _dataclasses(kind)
+    if not isinstance(value, Mapping) or not nested:
+        return value
+    known = _fields(nested[0])
+    whole = dict(asdict(default)) if is_dataclass(default) and not isinstance(default, type) else {}
+    for field in fields(nested[0]):
+        if field.name in value:
+            inner = getattr(default, field.name, None) if whole else _default(field)
+            whole[field.name] = _completed(value[field.name], known[field.name], inner)
+    return whole | {key: item for key, item in value.items() if key not in known}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _check(value: Any, kind: Any, path: str) -> None:
@@ -88,7 +110,7 @@ def _dataclasses(kind: Any) -> list[type]:
 
 
 def _decode(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, (str, Path)):
         return Path(value)
     raise ValueError(f"expected {kind.__name__}, got {value!r}")
 

@@ -10,6 +10,7 @@ import pytest
 from cluster.config import GROUPS, RunConfig, as_values, choices, digest, load
 from cluster.strict import convert, key_paths
 from common.errors import ConfigError
+from learner.config import LearnerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,11 @@ class Outer:
     many: tuple[Inner, ...] = ()
     named: dict[str, Inner] = field(default_factory=dict)
     place: Path = Path()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nested:
+    first: Outer = field(default_factory=lambda: Outer(title="given", inner=Inner(rate=0.125)))
 
 
 def error(values: dict[str, object]) -> str:
@@ -54,6 +60,15 @@ def test_unknown_keys_are_refused_at_every_depth() -> None:
     )
     assert "many[1].rat" in error({"title": "t", "many": [{}, {"rat": 1}]})
     assert "named.first.rat" in error({"title": "t", "named": {"first": {"rat": 1}}})
+
+
+def test_what_a_nested_mapping_leaves_out_keeps_the_default_of_its_field() -> None:
+    assert convert({"first": {"title": "t"}}, Nested) == Nested(first=Outer(title="t", inner=Inner(rate=0.125)))
+    assert convert({"first": {"inner": {"stage": 3}}}, Nested).first.inner == Inner(rate=0.125, stage=3)
+    assert (
+        load(["learner.rft.schedule.lr=0.5"]).learner.rft.schedule.warmup_steps
+        == RunConfig().learner.rft.schedule.warmup_steps
+    )
 
 
 def test_a_missing_key_is_named() -> None:
