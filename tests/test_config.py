@@ -65,10 +65,8 @@ def test_unknown_keys_are_refused_at_every_depth() -> None:
 def test_what_a_nested_mapping_leaves_out_keeps_the_default_of_its_field() -> None:
     assert convert({"first": {"title": "t"}}, Nested) == Nested(first=Outer(title="t", inner=Inner(rate=0.125)))
     assert convert({"first": {"inner": {"stage": 3}}}, Nested).first.inner == Inner(rate=0.125, stage=3)
-    assert (
-        load(["learner.rft.schedule.lr=0.5"]).learner.rft.schedule.warmup_steps
-        == RunConfig().learner.rft.schedule.warmup_steps
-    )
+    schedule = load(["learner.rft.schedule.lr=0.5"]).learner.rft.schedule
+    assert (schedule.lr, schedule.warmup_steps) == (0.5, LearnerConfig().rft.schedule.warmup_steps)
 
 
 def test_a_missing_key_is_named() -> None:
