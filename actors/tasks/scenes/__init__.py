@@ -1,0 +1,1 @@
+"""Scenes with exact truth: what tools are measured on, and what tasks are asked about."""
