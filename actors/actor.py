@@ -15,7 +15,10 @@ from dataclasses import dataclass
 
 from actors.agent import Agent, Arm, Episode, Toolbox, Viewer, count_repeats
 from actors.config import ActorConfig, VotingConfig
+from actors.dialects.port import Dialect
+from actors.marks import Marks, marks_of
 from actors.tasks.plan import Plan
+from actors.tools.workspace import Workspace
 from actors.traces import Emphasis, synthesise
 from actors.voting import vote
 from common.chat import Chat, greedy
@@ -33,7 +36,8 @@ class Shown:
     """One step of an episode for people: what was said, what was called, what came back.
 
     said: the turn's text. tool, arguments: "" and "" where no call was read. observation: its text ("" for the last
-    turn). source: the picture the call looked at, footprint: where in it, in pixels. picture: what came back.
+    turn). source: the picture the call looked at, footprint: where in it, in pixels. picture: what came back. marks:
+    what it found, to be drawn.
     """
 
     said: str
@@ -44,6 +48,7 @@ class Shown:
     source: MediaRef | None = None
     footprint: tuple[int, int, int, int] | None = None
     picture: MediaRef | None = None
+    marks: Marks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,7 @@ class Actor:
         config: ActorConfig,
         voting: VotingConfig,
         emphasis: Emphasis,
+        dialect: Dialect | None = None,
     ) -> None:
         self._name = name
         self._epoch = epoch
@@ -107,7 +113,9 @@ class Actor:
         self._config = config
         self._voting = voting
         self._emphasis = emphasis
-        self._agent = Agent(generator=generator, toolbox=toolbox, chat=chat, viewer=viewer, config=config)
+        self._agent = Agent(
+            generator=generator, toolbox=toolbox, chat=chat, viewer=viewer, config=config, dialect=dialect
+        )
         self._sequence = itertools.count()
 
     async def run(
@@ -226,7 +234,8 @@ class Actor:
         return await self._generator.load(weights)
 
     async def ping(self) -> int:
-        """The policy version held: proof of life."""
+        """The policy version held: proof of life, the engine's too. Raises ActorDied when that has ended."""
+        await self._generator.ping()
         return self._generator.version
 
     async def back_ends(self) -> dict[str, str]:
@@ -262,6 +271,7 @@ class Actor:
                     source=known.get(done.source),
                     footprint=done.footprint,
                     picture=observation.image,
+                    marks=marks_of(done, workspace) if isinstance(workspace := episode.workspace, Workspace) else None,
                 )
             )
             if observation.image is not None:

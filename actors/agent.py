@@ -4,8 +4,9 @@ The agent knows only ports: a generator that continues ids, a toolbox that execu
 model sees. Whatever goes wrong in a call comes back as an observation that the policy can repair, so a rollout ends
 in an answer, at a limit, or after too many turns that nobody can follow; never in an exception of a tool.
 
-The i-th observation answers the i-th executed call. A call that the limits forbid is not executed. Turns are added
-whole or not at all, so pictures and their placeholders stay together.
+The i-th observation answers the i-th executed call, and is a turn of its own, also where a dialect makes several calls
+in one turn. A call that the limits forbid is not executed. Turns are added whole or not at all, so pictures and their
+placeholders stay together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from actors.config import ActorConfig
-from actors.dialogue import ANSWER_OPENS, Answer, Unreadable, read
+from actors.dialects.hermes import Hermes
+from actors.dialects.port import Dialect, Shown, returned
+from actors.dialogue import Answer, Calls, Unreadable
 from common.chat import Chat, canonical_json
 from common.errors import ContractError
 from common.protocols import Generator, Sample
@@ -24,7 +27,7 @@ from common.seeds import seed_of
 from common.types import ExecutedCall, MediaRef, Observation, Query, Sampling, StopReason, ToolCall, Turn
 
 Arm: TypeAlias = Literal["learned", "no_tool"]
-"""learned: the policy decides. no_tool: its turn is opened with <answer>, so it answers from the view."""
+"""learned: the policy decides. no_tool: its turn is opened with an answer's tag, so it answers from the view."""
 
 
 class Toolbox(Protocol):
@@ -61,7 +64,8 @@ class Viewer(Protocol):
 class Episode:
     """What happened, before anyone scores it.
 
-    reason: why the episode is quarantined ("" otherwise); only its opening turn is kept then.
+    workspace: the toolbox's, as it was in the end: what names such as mask_1 stand for. reason: why the episode is
+    quarantined ("" otherwise); only its opening turn is kept then.
     """
 
     turns: tuple[Turn, ...]
@@ -70,6 +74,7 @@ class Episode:
     stop_reason: StopReason
     generate_s: float
     tools_s: float
+    workspace: Any = None
     reason: str = ""
 
 
@@ -77,13 +82,21 @@ class Agent:
     """Rolls out one query at a time; many may be in flight."""
 
     def __init__(
-        self, *, generator: Generator, toolbox: Toolbox, chat: Chat, viewer: Viewer, config: ActorConfig
+        self,
+        *,
+        generator: Generator,
+        toolbox: Toolbox,
+        chat: Chat,
+        viewer: Viewer,
+        config: ActorConfig,
+        dialect: Dialect | None = None,
     ) -> None:
         self._generator = generator
         self._toolbox = toolbox
         self._chat = chat
         self._viewer = viewer
         self._config = config
+        self._dialect = dialect or Hermes()
 
     async def roll_out(
         self, query: Query, sampling: Sampling, *, arm: Arm = "learned", augmentation: str = ""
@@ -94,45 +107,53 @@ class Agent:
         views = await self._viewer.of_query(query, augmentation)
         opening = self._chat.question(query, views)
         if arm == "no_tool":
-            opening = replace(opening, token_ids=(*opening.token_ids, *self._chat.encode(ANSWER_OPENS)))
+            answer_opens = self._chat.encode(self._dialect.answer_opens)
+            opening = replace(opening, token_ids=(*opening.token_ids, *answer_opens))
         for name, wanted, most in (
             ("max_model_len", len(opening.token_ids) + 1, self._config.max_model_len),
             ("max_num_images", len(views), self._config.max_num_images),
         ):
             if wanted > most:
                 raise ContractError(f"query {query.query_id} needs {name} of {wanted} at least; it is {most}")
-        run = _Run(self._generator, self._chat, self._config, sampling, opening)
+        shown = _named(query, views)
+        run = _Run(self._generator, self._chat, self._dialect, self._config, sampling=sampling)
+        run.open(opening, shown)
         stop, answer = await self._continue(run, query, arm, augmentation)
         return self._close(run, stop, answer)
 
     async def _continue(self, run: _Run, query: Query, arm: Arm, augmentation: str) -> tuple[StopReason, str | None]:
-        workspace = self._toolbox.open(query)
+        run.workspace = self._toolbox.open(query)
         repairs = 0
         while True:
             sample = await run.speak()
             if sample is None or not sample.finished:
                 return "max_tokens", None
-            action = read(self._opened(arm) + self._chat.decode(sample.token_ids)).action
+            said = self._opened(arm) + self._chat.decode(sample.token_ids)
+            action = self._dialect.read(said, run.shown).action
             if isinstance(action, Answer):
                 return "answer", action.text
             if arm == "no_tool" or (isinstance(action, Unreadable) and repairs == self._config.max_repairs):
                 return "malformed", None
             if isinstance(action, Unreadable):
                 repairs += 1
-                done = _refused(action)
-            elif len(run.calls) >= self._config.max_calls:
-                return "max_calls", None
+                done = [_refused(action)]
             else:
-                started = time.perf_counter()
-                done, workspace = await self._toolbox.execute(action, workspace)
-                done = await self._seen(done, augmentation)
-                run.tools_s += time.perf_counter() - started
+                calls = action.calls if isinstance(action, Calls) else (action,)
+                if len(run.calls) + len(calls) > self._config.max_calls:
+                    return "max_calls", None
+                done = [await self._execute(call, run, augmentation) for call in calls]
             if not run.observe(done):
                 return "max_tokens", None
 
-    @staticmethod
-    def _opened(arm: Arm) -> str:
-        return ANSWER_OPENS if arm == "no_tool" else ""
+    async def _execute(self, call: ToolCall, run: _Run, augmentation: str) -> ExecutedCall:
+        started = time.perf_counter()
+        done, run.workspace = await self._toolbox.execute(call, run.workspace)
+        done = await self._seen(done, augmentation)
+        run.tools_s += time.perf_counter() - started
+        return done
+
+    def _opened(self, arm: Arm) -> str:
+        return self._dialect.answer_opens if arm == "no_tool" else ""
 
     async def _seen(self, done: ExecutedCall, augmentation: str) -> ExecutedCall:
         """Add what the model sees of a picture that came back."""
@@ -154,6 +175,7 @@ class Agent:
             stop_reason=stop,
             generate_s=run.generate_s,
             tools_s=run.tools_s,
+            workspace=run.workspace,
             reason=reason,
         )
 
@@ -162,18 +184,32 @@ class _Run:
     """An episode under way: turns grow at the end, whole."""
 
     def __init__(
-        self, generator: Generator, chat: Chat, config: ActorConfig, sampling: Sampling, opening: Turn
+        self,
+        generator: Generator,
+        chat: Chat,
+        dialect: Dialect,
+        config: ActorConfig,
+        *,
+        sampling: Sampling,
     ) -> None:
         self._generator = generator
         self._chat = chat
+        self._dialect = dialect
         self._config = config
         self._sampling = sampling
-        self._ids: list[int] = list(opening.token_ids)
-        self._images: list[MediaRef] = list(opening.images)
-        self.turns: list[Turn] = [opening]
+        self._ids: list[int] = []
+        self._images: list[MediaRef] = []
+        self.shown: list[Shown] = []
+        self.workspace: Any = None
+        self.turns: list[Turn] = []
         self.calls: list[ExecutedCall] = []
         self.generate_s = 0.0
         self.tools_s = 0.0
+
+    def open(self, opening: Turn, shown: Sequence[Shown]) -> None:
+        """The turn that asks, and the pictures it shows."""
+        self._add(opening)
+        self.shown += shown
 
     async def speak(self) -> Sample | None:
         """Sample the next assistant's turn; None when not one token of room is left."""
@@ -189,25 +225,42 @@ class _Run:
         started = time.perf_counter()
         sample = await self._generator.generate(self._ids, self._images, sampling)
         self.generate_s += time.perf_counter() - started
-        turn = Turn(role="assistant", token_ids=sample.token_ids, logprobs=sample.logprobs, versions=sample.versions)
+        turn = Turn(
+            role="assistant",
+            token_ids=sample.token_ids,
+            logprobs=sample.logprobs,
+            versions=sample.versions,
+            shaped=sample.shaped,
+        )
         self._add(turn)
         return sample
 
-    def observe(self, done: ExecutedCall) -> bool:
-        """Add an observation; False, and nothing is added, when it leaves no room to go on."""
-        turn = self._chat.observation(done.observation.text, done.observation.view)
-        if len(self._ids) + len(turn.token_ids) >= self._config.max_model_len:
+    def observe(self, done: Sequence[ExecutedCall]) -> bool:
+        """Add what came back of a turn's calls; False, and nothing is added, when it leaves no room to go on."""
+        turns = self._dialect.observe(self._chat, done, self.shown)
+        if len(self._ids) + sum(len(turn.token_ids) for turn in turns) >= self._config.max_model_len:
             return False
-        if len(self._images) + len(turn.images) > self._config.max_num_images:
+        if len(self._images) + sum(len(turn.images) for turn in turns) > self._config.max_num_images:
             return False
-        self.calls.append(done)
-        self._add(turn)
+        self.calls += done
+        self.shown += filter(None, map(returned, done))
+        for turn in turns:
+            self._add(turn)
         return True
 
     def _add(self, turn: Turn) -> None:
         self.turns.append(turn)
         self._ids += turn.token_ids
         self._images += turn.images
+
+
+def _named(query: Query, views: Sequence[MediaRef]) -> list[Shown]:
+    """The views that a query opens with, by the names that calls use."""
+    if query.clip is None:
+        named = [(f"image_{number}", picture) for number, picture in enumerate(query.images, 1)]
+    else:
+        named = [(f"frame_{index + 1}", query.clip.frames[index]) for index in query.clip.shown]
+    return [Shown(name=name, picture=ref, view=view) for (name, ref), view in zip(named, views, strict=True)]
 
 
 def _refused(action: Unreadable) -> ExecutedCall:

@@ -19,7 +19,8 @@ class GenerationConfig:
     tensor_parallel_size: devices that share one model. num_threads: of the engine's processor threads.
     processor_cache_gb: preprocessed pictures kept, GiB. canary_tolerance: largest log-prob difference, in nats, at
     which new weights are taken: what the numerics of dtype allow. seed: of the engine; requests have seeds of their
-    own.
+    own. grammar: a tool call, once opened, is sampled under the tools' grammar (actors/grammar.py), so it cannot be
+    malformed; tokens that the grammar shaped are not learned from.
     """
 
     max_model_len: int = 1024
@@ -35,6 +36,7 @@ class GenerationConfig:
     processor_cache_gb: float = 0.1
     canary_tolerance: float = 0.01
     seed: int = 0
+    grammar: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_images", "tensor_parallel_size", "num_threads"):

@@ -19,14 +19,16 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.config import GenerationConfig
+from actors.grammar import Shaped
 from actors.lifeline import children_die_with_us
 from actors.weights import model_files, shapes, verify
 from common.chat import Chat
-from common.errors import ContractError, WeightsError
+from common.errors import ActorDied, ContractError, WeightsError
 from common.media import FolderMediaStore
 from common.protocols import Sample
 from common.types import Canary, MediaRef, Sampling, VersionSpan, Weights
@@ -79,6 +81,7 @@ class VllmGenerator:
         store: FolderMediaStore,
         config: GenerationConfig,
         version: int,
+        grammar: str | None = None,
     ) -> None:
         self._running: AsyncLLM | None = engine
         self._chat = chat
@@ -92,13 +95,26 @@ class VllmGenerator:
         self._settled = asyncio.Event()
         self._settled.set()
         self._numbers = itertools.count()
+        self._grammar = grammar
+        self._shaped: Shaped | None = None
+        if grammar is not None:
+            num_ids = engine.model_config.get_vocab_size()
+            self._shaped = Shaped(grammar, model, num_ids=num_ids, never=chat.banned, stop=chat.end_of_turn)
 
     @classmethod
     async def start(
-        cls, model: Path, chat: Chat, store: FolderMediaStore, config: GenerationConfig, *, version: int = 0
+        cls,
+        model: Path,
+        chat: Chat,
+        store: FolderMediaStore,
+        config: GenerationConfig,
+        *,
+        version: int = 0,
+        grammar: str | None = None,
     ) -> VllmGenerator:
         """Start the engine on a model directory whose weights are `version`. Takes tens of seconds, most of it imports.
 
+        grammar: the structural tag that every turn is sampled under (actors/grammar.py), or None.
         Blocks the event loop: the engine's process is tied to the thread that starts it, and this one outlives it.
         """
         prepare_environment(config)
@@ -111,6 +127,7 @@ class VllmGenerator:
             store=store,
             config=config,
             version=version,
+            grammar=grammar,
         )
         await generator._engine.update_weight_version(str(version))
         return generator
@@ -130,12 +147,19 @@ class VllmGenerator:
         prompt = self._prompt(prompt_ids, images)
         while True:
             number = f"r{next(self._numbers)}"
-            async for output in self._engine.generate(prompt, parameters, number):
-                final = output
+            with _death_of_the_engine():
+                async for output in self._engine.generate(prompt, parameters, number):
+                    final = output
             await self._settled.wait()
-            sample = self._sample(final, len(prompt_ids))
+            sample = await self._marked(self._sample(final, len(prompt_ids)))
             if not any(span.version in self._refused for span in sample.versions):
                 return sample
+
+    async def _marked(self, sample: Sample) -> Sample:
+        """The sample with its shaped tokens named."""
+        if self._shaped is None:
+            return sample
+        return replace(sample, shaped=await asyncio.to_thread(self._shaped.ranges, sample.token_ids))
 
     async def load(self, weights: Weights) -> float:
         """See Generator.load. Waits for an earlier load to end. The canary is scheduled before any other request.
@@ -148,7 +172,8 @@ class VllmGenerator:
             old_version, old_files = self._version, self._files
             self._settled.clear()
             try:
-                pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
+                with _death_of_the_engine():
+                    pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
                 if not gap <= self._config.canary_tolerance:  # a NaN is refused too
                     self._refused.add(weights.version)
                     await self._switch(old_files, old_version, None)
@@ -160,6 +185,11 @@ class VllmGenerator:
                 self._settled.set()
             self._held = {tensor.name: tensor.shape for tensor in weights.tensors}
             return pause_s
+
+    async def ping(self) -> None:
+        """Proof of the engine's life. Raises ActorDied when it has ended."""
+        with _death_of_the_engine():
+            await self._engine.check_health()
 
     async def close(self) -> None:
         """End the engine and its process. Requests in flight end with the engine's own error."""
@@ -246,9 +276,11 @@ class VllmGenerator:
 
     def _parameters(self, sampling: Sampling) -> SamplingParams:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        grammar = None if self._grammar is None else StructuredOutputsParams(structural_tag=self._grammar)
         return SamplingParams(
+            structured_outputs=grammar,
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
@@ -311,6 +343,17 @@ def _start_engine(model: Path, config: GenerationConfig) -> AsyncLLM:
     )
     with children_die_with_us(), _same_preload():
         return AsyncLLM.from_engine_args(arguments)
+
+
+@contextmanager
+def _death_of_the_engine() -> Iterator[None]:
+    """An actor does not outlive its engine: whoever asks it hears that it died, and starts another."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise ActorDied("the actor's engine has ended") from error
 
 
 @contextmanager

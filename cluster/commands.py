@@ -85,8 +85,8 @@ def _work(verb: str) -> Callable[[Invocation], int]:
 
 
 def _ask(invocation: Invocation) -> int:
-    picture = Path(invocation.options.image)
-    _check_picture(picture)
+    picture = Path(invocation.options.file)
+    _check_media(picture, invocation.overrides)
     return _perform(
         invocation,
         lambda verbs, config, progress: verbs.ask(
@@ -95,14 +95,66 @@ def _ask(invocation: Invocation) -> int:
     )
 
 
-def _check_picture(path: Path) -> None:
-    """Refuse a missing or truncated file before anything is started."""
-    from common.errors import MediaError
-    from common.media import decode_image
+def _check_media(path: Path, overrides: Sequence[str]) -> None:
+    """Refuse a missing or truncated file before anything is started; of a video two frames are tried."""
+    import tempfile
+    from dataclasses import replace
 
-    if not path.is_file():
-        raise MediaError(f"{path}: no such file")
-    decode_image(path.read_bytes(), name=str(path))
+    from actors.files import open_media
+    from cluster.config import load
+    from common.media import FolderMediaStore
+
+    limits = load(overrides).tools.media_limits
+    with tempfile.TemporaryDirectory() as aside:
+        open_media(path, FolderMediaStore(Path(aside)), replace(limits, max_frames=min(2, limits.max_frames)))
+
+
+def _tool(invocation: Invocation) -> int:
+    """Execute calls on a file; 1 where one ended in an error observation."""
+    from cluster.config import load
+    from cluster.interrupt import run_until_interrupted
+    from cluster.placement import QUIET
+    from cluster.tool_verb import calls_of, perform
+
+    options = invocation.options
+    if options.docs is not None:
+        from actors.tools.reference import write
+
+        print(write(Path(options.docs)))
+        return 0
+    if options.calls is None:
+        raise UserError("needs a tool, a file and arguments (see pixelis tool --help)")
+    file, calls = Path(options.file), calls_of(options.names, options.calls)
+    wanted = options.out or (
+        None if invocation.as_json else f"{file.stem}.{options.names.replace(',', '-').lower()}.png"
+    )
+    with _stdout(only_json=invocation.as_json) as out:
+        config = load(invocation.overrides)
+        os.environ.update(QUIET)
+        overlay = None if wanted is None else Path(wanted)
+        result = run_until_interrupted(perform(config.tools, calls, file, overlay=overlay))
+        _show(result, out, as_json=invocation.as_json)
+    return 1 if result.failed else 0
+
+
+def _reenact(invocation: Invocation) -> int:
+    """Execute a run's recorded calls again; 1 where one came back different or could not be executed."""
+    from cluster.interrupt import run_until_interrupted
+    from cluster.placement import QUIET
+    from cluster.progress import make_progress
+    from cluster.reenact import reenact
+
+    named = Path(invocation.options.folder)
+    folder = named if named.exists() or not Path("runs", named).exists() else Path("runs", named)
+    with _stdout(only_json=invocation.as_json) as out:
+        os.environ.update(QUIET)
+        progress = make_progress()
+        try:
+            result = run_until_interrupted(reenact(folder, invocation.options.rollout, progress))
+        finally:
+            progress.close()
+        _show(result, out, as_json=invocation.as_json)
+    return 0 if result.holds else 1
 
 
 def _perform(invocation: Invocation, work: Callable[[Verbs, RunConfig, Progress], Awaitable[Result]]) -> int:
@@ -217,8 +269,31 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ask_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", help="a picture file")
+    parser.add_argument("file", help="a picture or video file")
     parser.add_argument("question", help="what to find out about it")
+
+
+def _tool_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="?", metavar="name", help="ZOOM, SEG, TRK, OCR, TEMP or PROP; a chain: SEG,PROP")
+    parser.add_argument("file", nargs="?", help="a picture (image_1) or a video (frame_1, frame_2, …)")
+    parser.add_argument(
+        "calls", nargs="?", metavar="arguments", help="JSON object of arguments; of a chain a list of them"
+    )
+    parser.add_argument(
+        "--out", metavar="png", help="where the overlay goes (default FILE.TOOL.png here; none with --json)"
+    )
+    parser.add_argument(
+        "--docs",
+        nargs="?",
+        const="docs/tools.md",
+        metavar="page",
+        help="write the page about the tools instead (default docs/tools.md)",
+    )
+
+
+def _reenact_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="run", help="the run's folder, or its name under runs/")
+    parser.add_argument("--rollout", metavar="id", help="this rollout only")
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -245,9 +320,22 @@ COMMANDS: Mapping[str, Command] = {
         _verb("eval", "measure the newest policy of a run on held-out tasks"),
         Command(
             name="ask",
-            help="put a question about a picture to the newest policy of a run",
+            help="put a question about a picture or a video to the newest policy of a run",
             arguments=_ask_arguments,
             execute=_ask,
+        ),
+        Command(
+            name="tool",
+            help="execute one call of a tool on a picture or a video, and draw what it found",
+            arguments=_tool_arguments,
+            execute=_tool,
+        ),
+        Command(
+            name="reenact",
+            help="execute the calls of a run's rollouts again and compare what comes back",
+            arguments=_reenact_arguments,
+            execute=_reenact,
+            takes_overrides=False,
         ),
         Command(name="bench", help="measure against peers", arguments=_bench_arguments, execute=_bench),
         Command(
@@ -297,7 +385,7 @@ def parse(command: Command, words: Sequence[str], verbs: Verbs | None) -> Invoca
         parser.epilog = (
             "key=value sets any key of the configuration; group=choice takes a file (model, hardware, experiment)."
         )
-    num_positionals = 2 if command.name == "ask" else None
+    num_positionals = {"ask": 2, "tool": 3}.get(command.name)
     kept, overrides = split_overrides(words, num_positionals if command.takes_overrides else len(words))
     return Invocation(options=parser.parse_args(kept), overrides=overrides, verbs=verbs)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.config import ActorConfig, GenerationConfig, ViewConfig, VotingConfig
+from actors.dialects.config import DialectConfig
 from actors.tasks.config import WorldConfig
 from actors.tools.config import ToolsConfig
 from actors.traces import Emphasis
@@ -34,11 +35,12 @@ class ModelConfig:
     """The base model. path: a directory that transformers loads, or "" for the small one that this project makes
     itself.
 
-    system: the system prompt ("" for none).
+    system: the system prompt ("" for none). dialect: how it writes tool calls.
     """
 
     path: str = ""
     system: str = ""
+    dialect: DialectConfig = field(default_factory=DialectConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,10 @@ class RunConfig:
                 raise ValueError(f"{field_name} must be at least 1, got {getattr(self, field_name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.model.dialect.name != "hermes" and self.view.kind != "native":
+            raise ValueError(
+                f"model.dialect.name={self.model.dialect.name} counts pixels as shown: set view.kind=native"
+            )
 
 
 def load(overrides: Sequence[str]) -> RunConfig:

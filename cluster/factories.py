@@ -66,16 +66,20 @@ def build_pretrain_source(config: RunConfig, site: Site) -> PretrainSource:
 async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, version: int) -> Actor:
     """An actor with its engine, its tool workers and its encoder; waits until all of them are ready."""
     from actors.actor import Actor
+    from actors.dialects.choose import dialect_of
     from actors.embedding import ClassicalEmbedder
     from actors.generation import VllmGenerator
+    from actors.grammar import turn_grammar
     from actors.tools.toolbox import build_toolbox
     from actors.views import Viewer
     from common.chat import Chat
 
     store = FolderMediaStore(site.media)
-    chat = Chat.from_model(site.model, system=config.model.system)
+    dialect, system = dialect_of(config.model.dialect), config.model.system
+    chat = Chat.from_model(site.model, system=dialect.system(system) if config.model.dialect.tool_list else system)
     toolbox = build_toolbox(config.tools, site.media)
-    generator = await VllmGenerator.start(site.model, chat, store, config.generation, version=version)
+    grammar = turn_grammar(dialect.tools()) if config.generation.grammar else None
+    generator = await VllmGenerator.start(site.model, chat, store, config.generation, version=version, grammar=grammar)
     await toolbox.start()
     return Actor(
         name=name,
@@ -89,6 +93,7 @@ async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, vers
         config=config.actor,
         voting=config.voting,
         emphasis=config.emphasis,
+        dialect=dialect,
     )
 
 

@@ -27,7 +27,8 @@ class Step:
     """A call and what came back.
 
     picture: PNG of what the call looked at. boxes: in its pixels. arguments: canonical JSON. returned: PNG of the
-    picture that came back. text: what the agent read. error: the call failed.
+    picture that came back. overlay: PNG of what was found, drawn over its pictures. text: what the agent read. error:
+    the call failed.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Step:
     picture: bytes | None = None
     boxes: tuple[Box, ...] = ()
     returned: bytes | None = None
+    overlay: bytes | None = None
     text: str = ""
     error: bool = False
 

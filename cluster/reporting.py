@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.actor import Outcome, Shown
+from cluster.overlay import draw
 from cluster.report import Step, Strip, write_report
 from cluster.runs import read_metrics
 from common.media import FolderMediaStore, pixels_of
@@ -20,6 +21,8 @@ from common.types import Box, MediaRef
 
 MAX_SIDE = 448
 """Pictures in the report are at most this large; boxes are scaled with them."""
+MAX_ROW = 700
+"""Pixels of a row of frames."""
 
 
 class Reporter:
@@ -64,9 +67,18 @@ class Reporter:
             picture=picture,
             boxes=boxes,
             returned=png(self._small(shown.picture)[0]) if shown.picture is not None else None,
+            overlay=self._overlay(shown),
             text=_readable(shown.observation),
             error=shown.error is not None,
         )
+
+    def _overlay(self, shown: Shown) -> bytes | None:
+        """What was found, drawn; None where the call's own box says it all."""
+        if shown.marks is None or not shown.marks.found or not shown.marks.scenes:
+            return None
+        if len(shown.marks.scenes) > 1:
+            return png(draw(shown.marks, self._store, max_side=MAX_ROW, text_px=15))
+        return png(draw(shown.marks, self._store, max_side=MAX_SIDE, text_px=26))  # shown at a third of its size
 
     def _row_of(self, pictures: Sequence[MediaRef]) -> bytes:
         """A picture, or a clip's frames side by side."""

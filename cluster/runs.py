@@ -1,6 +1,6 @@
 """The folder of a run: what was asked for, what happened, and a lock while it is in use.
 
-    runs/demo/manifest.json   format version, digest of the configuration, when it was made
+    runs/demo/manifest.json   format version, configuration and its digest, when it was made
               summary.json    the result
               metrics.jsonl   one line a learner step, appended
               report.html     the result for people
@@ -64,8 +64,8 @@ class RunFolder:
         self._lock.close()  # releases the lock, as the end of the process would
 
 
-def open_run(path: Path, *, config_digest: str, resume: bool) -> RunFolder:
-    """Make the folder, or continue in it.
+def open_run(path: Path, *, config_digest: str, resume: bool, config: Mapping[str, Any] | None = None) -> RunFolder:
+    """Make the folder, or continue in it. config: as JSON values, kept in the manifest for who looks at the run later.
 
     resume: continue what is there; otherwise what is there is removed first. Raises RunFolderError, and leaves
     everything as it is, when another process uses the folder, it holds something else than a run, or (to resume)
@@ -83,7 +83,8 @@ def open_run(path: Path, *, config_digest: str, resume: bool) -> RunFolder:
             _clear(path)
             run = RunFolder(path, lock, resumed=False)
             created = datetime.now(UTC).isoformat(timespec="seconds")
-            run.write_json("manifest.json", {"format": FORMAT, "config_digest": config_digest, "created": created})
+            manifest = {"format": FORMAT, "config_digest": config_digest, "created": created, "config": config}
+            run.write_json("manifest.json", manifest)
             return run
         return RunFolder(path, lock, resumed=True)
     except BaseException:

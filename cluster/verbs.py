@@ -30,7 +30,7 @@ from cluster.summary import Answer, AnsweredCall, Summary
 from cluster.system import Acting, System, live_folder, open_acting, open_site, open_system
 from cluster.training import ORDER, PhaseName, Trained, train
 from common.errors import RunFolderError
-from common.types import Query, Task
+from common.types import Clip, Query, Task
 from learner.learner import Learner
 from replay.buffer import ReplayBuffer, ReplayStats
 
@@ -83,11 +83,14 @@ async def eval(config: RunConfig, *, progress: Progress, resume: bool) -> Summar
 
 
 async def ask(config: RunConfig, *, picture: Path, question: str, progress: Progress) -> Answer:
-    """Put a question about a picture to the policy of the run's folder."""
+    """Put a question about a picture or a video to the policy of the run's folder."""
     began = time.monotonic()
     async with _acting(config, progress) as acting:
-        image = await acting.source.call(TaskSource.picture, picture)
-        query = Query(query_id="asked", question=question, images=(image,))
+        media = await acting.source.call(TaskSource.media, picture, config.tools.media_limits)
+        if isinstance(media, Clip):
+            query = Query(query_id="asked", question=question, clip=media)
+        else:
+            query = Query(query_id="asked", question=question, images=media)
         task = Task(query=query, answer="", kind="exact", family="asked", split="asked")
         outcome = await acting.pick_actor().call(Actor.evaluate, task, strip=True)
     answered = _answer(outcome, name=str(picture), wall_s=time.monotonic() - began)
@@ -99,7 +102,8 @@ async def _train(
 ) -> Summary:
     began = time.monotonic()
     folder = config.folder / config.name
-    with open_run(folder, config_digest=digest(config), resume=resume) as run_folder, swept(live_folder(folder)):
+    opened = open_run(folder, config_digest=digest(config), resume=resume, config=as_values(config))
+    with opened as run_folder, swept(live_folder(folder)):
         async with watched() as peak, _placed(config) as runtime:
             model = await base_model(config, runtime, progress)
             async with (

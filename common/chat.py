@@ -152,11 +152,15 @@ class Chat:
 
     def observation(self, text: str, view: MediaRef | None) -> Turn:
         """The turn that answers a tool call; `text` is canonical JSON."""
-        pieces: list[str | MediaRef] = [f"\n<|im_start|>user\n<tool_response>{text}"]
-        if view is not None:
-            pieces.append(view)
-        pieces.append("</tool_response><|im_end|>\n<|im_start|>assistant\n")
-        return self._turn("tool", pieces)
+        seen = [] if view is None else [view]
+        return self.tool_turn([f"<tool_response>{text}", *seen, "</tool_response>"])
+
+    def tool_turn(self, pieces: Iterable[str | MediaRef], *, opens: bool = True, closes: bool = True) -> Turn:
+        """What came back of a call, in any words. A message may be several turns, one a call: the first opens it, the
+        last closes it.
+        """
+        head, tail = "\n<|im_start|>user\n" * opens, "<|im_end|>\n<|im_start|>assistant\n" * closes
+        return self._turn("tool", [head, *pieces, tail])
 
     def written(self, text: str) -> tuple[int, ...]:
         """Ids of an assistant's turn that someone else wrote (a trace), closed by <|im_end|>."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tempfile
+import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +21,15 @@ from numpy.typing import NDArray
 from common.errors import MediaError
 from common.types import MediaRef
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 MAX_PIXELS = 64_000_000
 """A picture that decodes to more is refused (a decompression bomb, or a mistake)."""
+MAX_BYTES = 512 * 2**20
+"""A file that is larger is not read."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""What is decoded. Pillow knows more; some of them run other programs or have rarely tested decoders."""
 
 
 def content_digest(data: bytes) -> str:
@@ -86,14 +96,41 @@ def put_view(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> MediaRef:
     return store.put(np.ascontiguousarray(pixels).tobytes(), kind="view", width=width, height=height)
 
 
-def put_image(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> MediaRef:
-    """Keep a picture that tools act on, as PNG: RGB, shape (height, width, 3)."""
+def put_image(store: FolderMediaStore, pixels: NDArray[np.uint8], *, compress: bool = True) -> MediaRef:
+    """Keep a picture that tools act on, as PNG: RGB, shape (height, width, 3).
+
+    Without `compress` the PNG is about as large as the pixels and some twenty times as fast to write.
+    """
     from PIL import Image
 
+    height, width, _ = pixels.shape
+    if not compress:
+        return store.put(stored_png(pixels), kind="image", width=width, height=height)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    height, width, _ = pixels.shape
     return store.put(buffer.getvalue(), kind="image", width=width, height=height)
+
+
+def stored_png(pixels: NDArray[np.uint8]) -> bytes:
+    """RGB pixels as a PNG whose rows are unfiltered and whose deflate blocks are stored (RFC 1951, 3.2.4).
+
+    The bytes follow from the pixels alone, whatever zlib is installed.
+    """
+    height, width, _ = pixels.shape
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)
+    rows[:, 1:] = pixels.reshape(height, 3 * width)
+    raw = rows.tobytes()
+    blocks = [b"\x78\x01"]
+    for start in range(0, len(raw), 0xFFFF):
+        part = raw[start : start + 0xFFFF]
+        last = start + len(part) == len(raw)
+        blocks += [struct.pack("<BHH", last, len(part), len(part) ^ 0xFFFF), part]
+    blocks.append(struct.pack(">I", zlib.adler32(raw)))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", b"".join(blocks)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
 
 
 def pixels_of(store: FolderMediaStore, ref: MediaRef) -> NDArray[np.uint8]:
@@ -104,34 +141,85 @@ def pixels_of(store: FolderMediaStore, ref: MediaRef) -> NDArray[np.uint8]:
     return decode_image(data, name=ref.digest[:12])
 
 
-def decode_image(data: bytes, *, name: str) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """An encoded picture as RGB, upright by its EXIF orientation, alpha on white, shape (height, width, 3).
 
-    Raises MediaError, one line, when the bytes are no whole picture or hold more than MAX_PIXELS.
+    16-bit values are divided by 257; of an animation the first frame counts; an orientation that cannot be read is
+    none. Raises MediaError, one line, when the bytes are no whole picture of one of FORMATS, are floating-point values
+    or are more than `max_pixels`.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, UnidentifiedImageError
 
+    if not data:
+        raise MediaError(f"{name}: not a whole picture (the file is empty)")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise MediaError(f"{name}: {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                layer = upright.convert("RGBA")
-                white = Image.new("RGBA", layer.size, "white")
-                upright = Image.alpha_composite(white, layer)
-            elif upright.mode.startswith("I;16") or upright.mode == "I":
-                values = np.asarray(upright, dtype=np.float64)
-                return np.repeat((values / 257).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-            return np.asarray(upright.convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise MediaError(f"{name}: {image.width}×{image.height} pixels; at most {max_pixels:,} are decoded")
+            image.load()
+            return _rgb(_upright(image), name)
     except MediaError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{name}: not a whole picture ({error})") from error
+    except Image.DecompressionBombError:
+        raise MediaError(f"{name}: far too many pixels; at most {max_pixels:,} are decoded") from None
+    except UnidentifiedImageError:
+        raise MediaError(f"{name}: not a whole picture (none of {', '.join(FORMATS)} in its first bytes)") from None
+    except Exception as error:  # what decoders raise on damaged bytes is not bounded by their documents
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise MediaError(f"{name}: not a whole picture ({reason})") from error
 
 
-def load_image(store: FolderMediaStore, path: Path) -> MediaRef:
-    """A user's picture into the store, checked and normalised. Raises MediaError, one line."""
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ExifTags, Image
+
+    turns = Image.Transpose
+    by_orientation = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, OverflowError, struct.error):
+        return image  # the pixels are good even where the notes about them are not
+    turn = by_orientation.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    if image.mode == "F":
+        raise MediaError(f"{name}: floating-point pixels have no agreed range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        grey = (values.clip(0, 65535) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.asarray(image.convert("RGB"))
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """The bytes of a user's file. Raises MediaError, one line, when it is none or larger."""
     if not path.is_file():
-        raise MediaError(f"{path}: no such file")
-    return put_image(store, decode_image(path.read_bytes(), name=str(path)))
+        raise MediaError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise MediaError(f"{path}: {size:,} bytes; at most {max_bytes:,} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def load_image(
+    store: FolderMediaStore, path: Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> MediaRef:
+    """A user's picture into the store, checked and normalised. Raises MediaError, one line."""
+    return put_image(store, decode_image(read_file(path, max_bytes=max_bytes), name=str(path), max_pixels=max_pixels))

@@ -18,13 +18,14 @@ class Sample:
 
     token_ids: sampled ids, the closing <|im_end|> included when reached. logprobs: one a token, in nats, after
     temperature and bans.
-    versions: spans over token_ids. finished: ended by itself (not by the token limit).
+    versions: spans over token_ids. finished: ended by itself (not by the token limit). shaped: see Turn.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     versions: tuple[VersionSpan, ...]
     finished: bool
+    shaped: tuple[tuple[int, int], ...] = ()
 
 
 class Generator(Protocol):
@@ -44,6 +45,10 @@ class Generator(Protocol):
 
         Raises WeightsError, and keeps the old weights, when a digest does not match or the canary disagrees.
         """
+        ...
+
+    async def ping(self) -> None:
+        """Proof of life. Raises ActorDied when the engine has ended."""
         ...
 
     async def close(self) -> None: ...

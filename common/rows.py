@@ -72,6 +72,7 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "images": [_ref_row(ref) for ref in turn.images],
         "logprobs": turn.logprobs,
         "versions": [{"start": s.start, "stop": s.stop, "version": s.version} for s in turn.versions],
+        "shaped": [{"start": start, "stop": stop} for start, stop in turn.shaped],
     }
 
 
@@ -82,6 +83,7 @@ def _turn(row: dict[str, Any]) -> Turn:
         images=_refs(row["images"]),
         logprobs=tuple(row["logprobs"]),
         versions=tuple(VersionSpan(**span) for span in row["versions"]),
+        shaped=tuple((span["start"], span["stop"]) for span in row["shaped"]),
     )
 
 

@@ -21,7 +21,7 @@ from common.errors import ContractError
 from common.rows import rollout_of, rollout_row, trace_of, trace_row
 from common.types import MediaRef, Rollout, Trace
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change to the columns below; a reader of another version refuses the stream."""
 
 _REF = pa.struct(
@@ -40,6 +40,7 @@ _QUERY = pa.struct(
     [("query_id", pa.string()), ("question", pa.string()), ("images", pa.list_(_REF)), ("clip", _CLIP)],
 )
 _SPAN = pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("version", pa.int64())])
+_RANGE = pa.struct([("start", pa.int32()), ("stop", pa.int32())])
 _TURN = pa.struct(
     [
         ("role", pa.string()),
@@ -47,6 +48,7 @@ _TURN = pa.struct(
         ("images", pa.list_(_REF)),
         ("logprobs", pa.large_list(pa.float32())),
         ("versions", pa.list_(_SPAN)),
+        ("shaped", pa.list_(_RANGE)),
     ]
 )
 _OBSERVATION = pa.struct(
@@ -209,7 +211,8 @@ def rollout_keys(data: bytes) -> list[RolloutKeys]:
 
 def check_rollout(rollout: Rollout) -> None:
     """Laws of a rollout: a finite log-prob for every token of an assistant's turn and for no other; version spans that
-    tile such a turn; something sampled, unless the rollout is quarantined. Raises ContractError.
+    tile such a turn; ranges of shaped tokens inside it; something sampled, unless the rollout is quarantined. Raises
+    ContractError.
     """
     name = rollout.rollout_id
     for i, turn in enumerate(rollout.turns):
@@ -229,6 +232,11 @@ def check_rollout(rollout: Rollout) -> None:
             reached = span.stop
         if reached != num_expected or (not num_expected and turn.versions):
             raise ContractError(f"rollout {name}, turn {i}: version spans do not tile its {num_expected} tokens")
+        edges = [edge for span in turn.shaped for edge in span]
+        if edges != sorted(set(edges)) or (edges and not 0 <= edges[0] < edges[-1] <= num_expected):
+            raise ContractError(
+                f"rollout {name}, turn {i}: shaped ranges {turn.shaped} do not fit its {num_expected} tokens"
+            )
     if not rollout.num_sampled_tokens and rollout.stop_reason != "quarantined":
         raise ContractError(f"rollout {name} has no sampled token")
     if not math.isfinite(rollout.temperature):
@@ -241,7 +249,7 @@ def _check_trace(trace: Trace) -> None:
         raise ContractError(f"trace {trace.trace_id}: {len(trace.weights)} weights for {num_tokens} tokens")
     if not np.isfinite(np.asarray(trace.weights, np.float32)).all():
         raise ContractError(f"trace {trace.trace_id}: a weight is not finite")
-    if any(turn.logprobs or turn.versions for turn in trace.turns):
+    if any(turn.logprobs or turn.versions or turn.shaped for turn in trace.turns):
         raise ContractError(f"trace {trace.trace_id} carries log-probs: what was sampled is a rollout")
 
 

@@ -136,7 +136,9 @@ class Turn:
 
     token_ids: image placeholders expanded (one id a visual token). images: views in the order of their placeholders.
     logprobs: behaviour log-probabilities in nats, one a token in an assistant turn, empty elsewhere.
-    An assistant turn holds sampled ids only, so the loss mask is 1 on it and 0 elsewhere.
+    shaped: tokens [start, stop) that a grammar shaped, ascending, apart: it excluded others there, so their log-probs
+    are those of another distribution and they are never learned from.
+    An assistant turn holds sampled ids only, so the loss mask is 1 on its tokens that are not shaped and 0 elsewhere.
     """
 
     role: Role
@@ -144,6 +146,7 @@ class Turn:
     images: tuple[MediaRef, ...] = ()
     logprobs: tuple[float, ...] = ()
     versions: tuple[VersionSpan, ...] = ()
+    shaped: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

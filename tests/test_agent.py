@@ -26,9 +26,11 @@ ANSWER = "<answer>493</answer>"
 class Scene:
     """An agent over fakes."""
 
-    def __init__(self, script: list[str], *, logprob: float = -0.5, **config: Any) -> None:
+    def __init__(
+        self, script: list[str], *, logprob: float = -0.5, shaped: tuple[tuple[int, int], ...] = (), **config: Any
+    ) -> None:
         self.chat = tiny_chat()
-        self.generator = ScriptedGenerator(self.chat, script, logprob=logprob)
+        self.generator = ScriptedGenerator(self.chat, script, logprob=logprob, shaped=shaped)
         self.toolbox = ScriptedToolbox(crop=a_ref("crop"))
         self.viewer = PlainViewer()
         settings = {"max_tokens": 200, "max_model_len": 2000} | config
@@ -53,6 +55,13 @@ async def test_zoom_read_answer_takes_three_turns_and_two_calls() -> None:
     assert [turn.role for turn in episode.turns] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
     assert [done.call.name for done in episode.calls] == ["ZOOM", "OCR"]
     assert json.loads(episode.calls[1].observation.text) == {"text": "493"}
+
+
+async def test_a_turn_says_which_tokens_a_grammar_shaped() -> None:
+    scene = Scene([OCR, ANSWER], shaped=((2, 5),))
+    episode = await scene.run()
+    assert [turn.shaped for turn in episode.turns if turn.role == "assistant"] == [((2, 5),)] * 2
+    assert all(not turn.shaped for turn in episode.turns if turn.role != "assistant")
 
 
 async def test_the_generator_continues_exactly_the_ids_of_the_turns_so_far() -> None:

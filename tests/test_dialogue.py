@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.dialogue import Answer, Unreadable, read, write_answer, write_call
+from common.chat import canonical_json
 from common.types import ToolCall
 
 JSON = st.recursive(
@@ -53,6 +54,15 @@ def test_a_call_without_arguments_has_none() -> None:
         '<tool_call>{"name":"OCR"}</tool_call><answer>1</answer>',
         '<tool_call>{"name":"OCR"}',
         "<tool_call>" + "[" * 100_000 + "</tool_call>",
+        '<tool_call>{"name":"ZOOM","name":"OCR"}</tool_call>',
+        '<tool_call>{"name":"ZOOM","arguments":{"image":"image_1","image":"image_2"}}</tool_call>',
+        '<tool_call>{"name":"ZOOM","arguments":{"x":1e999}}</tool_call>',
+        '<tool_call>{"name":"ZOOM","arguments":{"x":-1e999}}</tool_call>',
+        '<tool_call>{"name":"ZOOM","arguments":{"x":' + "9" * 5000 + "}}</tool_call>",
+        '<tool_call>{"name":"ZOOM","arguments":{"x":"\\ud800"}}</tool_call>',
+        '<tool_call>{"name":"\\udfff","arguments":{}}</tool_call>',
+        '<tool_call>{"name":"ZOOM","arguments":{"\\ud800":1}}</tool_call>',
+        '<tool_call>{"name":"ZOOM","arguments":{"x":' + "[" * 17 + "]" * 17 + "}}</tool_call>",
     ],
 )
 def test_what_cannot_be_followed_is_a_malformed_call_with_a_hint(text: str) -> None:
@@ -62,12 +72,37 @@ def test_what_cannot_be_followed_is_a_malformed_call_with_a_hint(text: str) -> N
     assert action.hint
 
 
-@given(
-    st.text() | st.lists(st.sampled_from(["<tool_call>", "</tool_call>", "<answer>", "</answer>", "{", '"name"', "x"]))
+PIECES = st.one_of(
+    st.sampled_from(
+        ["<tool_call>", "</tool_call>", "<answer>", "</answer>", "{", "}", "[", "]", ":", ",", '"name"', '"arguments"']
+    ),
+    st.sampled_from(
+        ["1e400", "-1e400", "NaN", "Infinity", "9" * 4400, "-0", "0.1e-500", "\\ud83d", "\\u0000", "\ud800"]
+    ),
+    st.text(max_size=6),
+    JSON.map(json.dumps),
+    st.tuples(st.text(max_size=4), st.floats() | JSON).map(
+        lambda pair: (
+            f'<tool_call>{{"name":{json.dumps(pair[0])},"arguments":{{"x":{json.dumps(pair[1])}}}}}</tool_call>'
+        )
+    ),
+    st.integers(0, 40).map(lambda depth: f'{{"name":"ZOOM","arguments":{{"x":{"[" * depth}{"]" * depth}}}}}'),
 )
-def test_reading_is_total(said: str | list[str]) -> None:
-    text = said if isinstance(said, str) else "".join(said)
-    assert isinstance(read(text).action, ToolCall | Answer | Unreadable)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(PIECES, max_size=8).map("".join) | st.text(st.characters(), max_size=40))
+def test_any_string_becomes_a_call_an_answer_or_a_named_error_that_can_be_written_down(text: str) -> None:
+    action = read(text).action
+    assert isinstance(action, ToolCall | Answer | Unreadable)
+    if isinstance(action, Unreadable):
+        assert action.code == "malformed_call" and action.hint
+    elif isinstance(action, Answer):
+        assert len(action.text.encode()) > 0 and len(action.text) <= 1000
+    else:
+        written = canonical_json([action.name, action.arguments])  # as it goes into the log
+        assert json.loads(written.encode()) == [action.name, action.arguments]
+        assert read(write_call(action)).action == action
 
 
 @given(

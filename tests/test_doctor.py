@@ -66,7 +66,7 @@ def test_a_model_directory_without_weights_fails(tmp_path: Path) -> None:
 
 def test_missing_sam2_weights_are_only_a_note(tmp_path: Path) -> None:
     assert only(list(doctor.weights(load([]))), "SAM2 weights").level == "note"
-    (tmp_path / "sam2_tiny.safetensors").write_bytes(b"x")
+    (tmp_path / "sam2_hiera_tiny.safetensors").write_bytes(b"x")
     assert only(list(doctor.weights(load([f"tools.weights_dir={tmp_path}"]))), "SAM2 weights").level == "ok"
 
 

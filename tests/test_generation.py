@@ -23,7 +23,7 @@ from fakes.reference import Reference, weights_of
 from actors.config import GenerationConfig
 from actors.generation import VllmGenerator
 from common.chat import Chat
-from common.errors import WeightsError
+from common.errors import ActorDied, WeightsError
 from common.media import FolderMediaStore, put_view
 from common.protocols import Sample
 from common.types import Canary, Clip, MediaRef, Query, Sampling, Turn
@@ -140,6 +140,21 @@ async def test_the_same_seed_gives_the_same_tokens_one_at_a_time(live: Live) -> 
     again = await live.generator.generate(turn.token_ids, turn.images, sampling)
     other = await live.generator.generate(turn.token_ids, turn.images, replace(sampling, seed=10))
     assert again.token_ids == first.token_ids != other.token_ids
+
+
+async def test_prompts_read_in_parts_leave_a_seed_its_tokens(live: Live) -> None:
+    """Eight long prompts exceed what one step reads, so most are read in parts; each must draw as if it were alone."""
+    await live.use(0)
+    random = np.random.default_rng(0)
+    ordinary = [token for token in range(300) if token not in live.chat.banned]
+    prompts = [random.choice(ordinary, 900).tolist() for _ in range(8)]
+
+    async def sampled(index: int) -> Sample:
+        sampling = Sampling(temperature=1.0, max_tokens=16, seed=index)
+        return await live.generator.generate(prompts[index], (), sampling)
+
+    together = await asyncio.gather(*map(sampled, range(8)))
+    assert [sample.token_ids for sample in together] == [(await sampled(index)).token_ids for index in range(8)]
 
 
 async def test_new_weights_go_live_under_requests_in_flight_and_every_token_knows_its_weights(live: Live) -> None:
@@ -321,7 +336,7 @@ async def test_an_engine_whose_worker_failed_half_way_ends_with_an_error_for_eve
     await asyncio.sleep(0.02)
     with pytest.raises(WeightsError, match="the engine has ended"):
         await live.generator.load(weights_of(tmp_path, 40_000))
-    with pytest.raises(Exception, match="EngineCore"):
+    with pytest.raises(ActorDied, match="has ended"):
         await flying
     with pytest.raises(WeightsError, match="must start again"):
         await live.generator.generate(turn.token_ids, turn.images, sampling)

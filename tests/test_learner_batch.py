@@ -94,6 +94,31 @@ def test_the_trainers_ids_are_the_turns_ids_and_the_mask_is_what_was_sampled(
     assert row.ids[row.trained].tolist() == sampled
 
 
+def test_what_a_grammar_shaped_is_left_out_with_its_log_probs(chat: Chat, store: FolderMediaStore) -> None:
+    rollout = a_real_rollout(chat, store, 0)
+    said = rollout.turns[1]
+    whole = row_of_rollout(rollout, chat)
+    shaped = replace(said, shaped=((1, 3), (len(said.token_ids) - 1, len(said.token_ids))))
+    row = row_of_rollout(replace(rollout, turns=(rollout.turns[0], shaped, *rollout.turns[2:])), chat)
+    start = len(rollout.turns[0].token_ids)
+    gone = {start + 1, start + 2, start + len(said.token_ids) - 1}
+    kept = [at for at, index in enumerate(whole.trained.tolist()) if index not in gone]
+    assert row.trained.tolist() == whole.trained[kept].tolist()
+    assert row.behaviour_logprobs.tolist() == whole.behaviour_logprobs[kept].tolist()
+    assert len(row.weights) == len(row.trained) and (row.ids == whole.ids).all()
+
+
+def test_a_rollout_that_a_grammar_shaped_throughout_teaches_nothing(chat: Chat, store: FolderMediaStore) -> None:
+    rollout = a_real_rollout(chat, store, 0)
+    turns = tuple(
+        replace(turn, shaped=((0, len(turn.token_ids)),)) if turn.role == "assistant" else turn
+        for turn in rollout.turns
+    )
+    row = row_of_rollout(replace(rollout, turns=turns), chat)
+    assert len(row.trained) == len(row.behaviour_logprobs) == 0
+    assert collate([row, row_of_rollout(rollout, chat)], image_pad=chat.image_pad).select.min() >= row.length
+
+
 def test_another_observation_text_changes_no_trained_token(chat: Chat, store: FolderMediaStore) -> None:
     rollout = a_real_rollout(chat, store, 0)
     other = chat.observation('{"text":"a much longer observation than before"}', rollout.turns[2].images[0])

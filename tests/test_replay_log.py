@@ -216,7 +216,7 @@ def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path: Path) -> No
     head[8] = 2
     digest = xxhash.xxh3_64_intdigest(bytes(head)).to_bytes(8, "little")
     segment.write_bytes(bytes(head) + digest + segment.read_bytes()[ALIGN:])
-    with pytest.raises(RunFolderError, match="log format 2, schema 1; this version reads format 1"):
+    with pytest.raises(RunFolderError, match="log format 2, schema 2; this version reads format 1"):
         Log(tmp_path)
 
 

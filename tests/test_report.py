@@ -131,6 +131,22 @@ def test_each_picture_is_shown_once() -> None:
     assert text.count("data:image/png") == 2  # the picture with its box, the crop; OCR looks at the crop just shown
 
 
+def test_what_a_tool_found_is_drawn_in_place_of_its_text() -> None:
+    found = Step(
+        name="SEG",
+        arguments='{"point":[1,2]}',
+        picture=png(200, 100),
+        boxes=((0, 0, 1, 1),),
+        overlay=png(640, 160),
+        text='{"mask":"mask_1"}',
+    )
+    text = render(SUMMARY.to_json(), [], [replace(STRIP, steps=(found,))])
+    assert text.count("data:image/png") == 1 and 'class="frame row"' in text and "SEG found this" in text
+    assert Page(text).open == []
+    failed = replace(found, overlay=None, error=True, text="no")
+    assert "failed" in render(SUMMARY.to_json(), [], [replace(STRIP, steps=(failed,))])
+
+
 def test_wrong_unknown_and_missing_answers_are_told_apart() -> None:
     strips = [
         replace(STRIP, right=False),

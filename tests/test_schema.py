@@ -92,7 +92,9 @@ def turns(draw: st.DrawFn) -> Turn:
     spans = tuple(
         VersionSpan(start=a, stop=b, version=draw(st.integers(0, 2**40))) for a, b in itertools.pairwise(cuts) if b > a
     )
-    return Turn(role=role, token_ids=ids, images=images, logprobs=logprobs, versions=spans)
+    edges = sorted(draw(st.sets(st.integers(0, len(ids)), max_size=4)))
+    shaped = tuple(zip(edges[::2], edges[1::2], strict=False))
+    return Turn(role=role, token_ids=ids, images=images, logprobs=logprobs, versions=spans, shaped=shaped)
 
 
 @st.composite
@@ -146,6 +148,10 @@ def _with_logprobs(*logprobs: float) -> Rollout:
         (a_rollout(turns=(dataclasses.replace(an_answer_turn(), versions=()),)), "do not tile"),
         (a_rollout(turns=(Turn(role="tool", token_ids=(1,), logprobs=(-1.0,)), an_answer_turn())), "expected 0"),
         (a_rollout(turns=(an_answer_turn((2**31, 2)),)), "does not fit its column"),
+        (a_rollout(turns=(dataclasses.replace(an_answer_turn(), shaped=((1, 1),)),)), "shaped ranges"),
+        (a_rollout(turns=(dataclasses.replace(an_answer_turn(), shaped=((0, 2), (1, 3))),)), "shaped ranges"),
+        (a_rollout(turns=(dataclasses.replace(an_answer_turn(), shaped=((2, 5),)),)), "shaped ranges"),
+        (a_rollout(turns=(Turn(role="tool", token_ids=(1,), shaped=((0, 1),)), an_answer_turn())), "shaped ranges"),
     ],
 )
 def test_a_rollout_that_breaks_a_law_is_refused(rollout: Rollout, message: str) -> None:

@@ -36,6 +36,7 @@ class Evidence:
     left_behind: list[str] = field(default_factory=list)
     listened_on: set[str] = field(default_factory=set)
     killed_actor: bool = False
+    killed_engine: bool = False
     log: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -60,6 +61,9 @@ class Started:
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def engines(self) -> list[psutil.Process]:
+        return [process for process in self.family() if "EngineCore" in " ".join(process.cmdline())]
+
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -78,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evidence(folder: Path) -> Iterator[Evidence]:
-    """The run under Ray: stopped in SFT, continued, its actor killed in CC-RFT, finished."""
+    """The run under Ray: stopped in SFT, continued, its actor killed in CC-RFT, its engine in Pixel TTRL, finished."""
     seen = Evidence(folder=folder / "smoke")
     words = ["run", *SMOKE, f"folder={folder}", "phases.sft.checkpoint_every=1", "--json"]
     first = Started(words, folder / "first.log")
@@ -101,10 +105,13 @@ def evidence(folder: Path) -> Iterator[Evidence]:
     second = Started(words, folder / "second.log")
     try:
         second.wait_for("] CC-RFT")
-        engines = [process for process in second.family() if "EngineCore" in " ".join(process.cmdline())]
-        for engine in engines:
+        for engine in second.engines():
             engine.parent().kill()
             seen.killed_actor = True
+        second.wait_for("] Pixel TTRL")
+        for engine in second.engines():
+            engine.kill()
+            seen.killed_engine = True
         out, _ = second.process.communicate(timeout=600)
         seen.log = second.log.read_text()
         assert second.process.returncode == 0, seen.log[-3000:]
@@ -139,6 +146,13 @@ def test_a_killed_actor_costs_its_unfinished_rollouts_only(evidence: Evidence) -
     assert "actor-0 is gone; starting another" in evidence.log
     steps = [json.loads(line) for line in (evidence.folder / "metrics.jsonl").read_text().splitlines()]
     assert sorted({line["step"] for line in steps if line["phase"] == "rft"}) == [1, 2, 3]
+
+
+def test_an_actor_whose_engine_was_killed_is_started_again_too(evidence: Evidence) -> None:
+    assert evidence.killed_engine
+    assert evidence.log.count("actor-0 is gone; starting another") == 2
+    steps = [json.loads(line) for line in (evidence.folder / "metrics.jsonl").read_text().splitlines()]
+    assert sorted({line["step"] for line in steps if line["phase"] == "ttrl"}) == [1, 2]
 
 
 def test_the_summary_holds_what_later_work_relies_on(evidence: Evidence) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fakes.tools import PALETTE, FixedReader, clip_of, plates
 
-from actors.tools.backends.segmenters import GrabCut
-from actors.tools.backends.trackers import CorrelationTracker
+from actors.tools.backends.classical_segmenter import ClassicalSegmenter
+from actors.tools.backends.classical_tracker import ClassicalTracker
 from actors.tools.cache import ResultCache
 from actors.tools.catalogue import describe_back_ends
 from actors.tools.config import ToolsConfig
@@ -29,7 +29,11 @@ class Desk:
     def __init__(self, folder, config=CONFIG, reader=None):
         self.store = FolderMediaStore(folder)
         bench = Workbench(
-            config=config, store=self.store, reader=reader, segmenter=GrabCut(), tracker=CorrelationTracker()
+            config=config,
+            store=self.store,
+            reader=reader,
+            segmenter=ClassicalSegmenter(),
+            tracker=ClassicalTracker(ClassicalSegmenter()),
         )
         self.toolbox = Toolbox(
             config=config,

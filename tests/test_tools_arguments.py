@@ -58,7 +58,7 @@ def test_a_box_that_is_none_is_a_bad_argument(box):
 
 
 def test_unknown_keys_missing_keys_and_arguments_that_are_no_object_are_bad_arguments():
-    assert code_of("ZOOM", {"image": "image_1", "box": [0, 0, 1, 1], "factor": 2}) == "bad_argument"
+    assert code_of("ZOOM", {"image": "image_1", "box": [0, 0, 1, 1], "magnify": 2}) == "bad_argument"
     assert code_of("ZOOM", {"image": "image_1"}) == "bad_argument"
     assert code_of("OCR", ["image_1"]) == "bad_argument"
     assert code_of("OCR", {"image": 1}) == "bad_argument"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fakes.tools import plates
 
+from actors.tools.backends.languages import find_files
 from actors.tools.backends.lines import find_lines
 from actors.tools.backends.noise import noise
 from actors.tools.backends.reader import EasyOcr, describe_easyocr, weights_only
@@ -17,7 +18,7 @@ from common.geometry import covers, grid_to_pixels, pixels_to_grid
 @pytest.fixture(scope="module")
 def reader():
     torch.set_num_threads(1)
-    return EasyOcr(quantize=True, max_lines_side=512, detect_side=1280, min_confidence=0.25)
+    return EasyOcr(find_files(("en",), None), quantize=True, max_lines_side=512, detect_side=1280, min_confidence=0.25)
 
 
 def coarse_crops(seeds):
@@ -115,4 +116,4 @@ def test_weights_are_read_as_tensors_only(tmp_path: Path):
 
 
 def test_the_description_names_versions_and_weights():
-    assert describe_easyocr(quantize=True).startswith("easyocr 1.7.2 (english_g2 ")
+    assert describe_easyocr(find_files(("en",), None), quantize=True).startswith("easyocr 1.7.2 (english_g2 ")

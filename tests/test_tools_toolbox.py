@@ -2,23 +2,19 @@
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
-from fakes.tools import FAULTY_WORKER, FixedReader, plates
+from fakes.tools import FixedReader, plates
 
-from actors.tools.backends.segmenters import GrabCut
-from actors.tools.backends.trackers import CorrelationTracker
-from actors.tools.cache import ResultCache
-from actors.tools.catalogue import describe_back_ends
+from actors.tools.cache import FULL, ResultCache
+from actors.tools.catalogue import describe_back_ends, furnish, tool_named
 from actors.tools.config import ToolsConfig
-from actors.tools.ports import Job, Result, Workbench
-from actors.tools.runners import InProcess, WorkerPool
+from actors.tools.ports import Job, Result
+from actors.tools.runners import InProcess
 from actors.tools.toolbox import Toolbox, build_toolbox
+from actors.tools.worker import answer, answer_all
 from actors.tools.workspace import Workspace
 from common.errors import ModelError
 from common.media import FolderMediaStore, put_image
@@ -30,7 +26,8 @@ READ = ToolCall(name="OCR", arguments={"image": "image_1"})
 
 
 def toolbox(store, *, reader=None, cache_dir=None, config=CONFIG):
-    bench = Workbench(config=config, store=store, reader=reader, segmenter=GrabCut(), tracker=CorrelationTracker())
+    bench = furnish(config, store)
+    bench.reader = reader
     cache = ResultCache(store=store, num_entries=10, folder=cache_dir, max_bytes=10**9)
     back_ends = describe_back_ends(config)
     return Toolbox(config=config, runner=InProcess(bench), cache=cache, back_ends=back_ends)
@@ -85,28 +82,79 @@ async def test_a_later_run_with_an_empty_store_finds_results_and_pictures_on_dis
         read, _ = await box.execute(READ, workspace(store))
         assert zoomed.observation.cached == read.observation.cached == (part == "second")
         assert zoomed.observation.image.digest in store
+        await box.close()
     assert reader.num_reads == 1
 
 
 async def test_a_damaged_entry_on_disk_is_a_miss(tmp_path):
     store, reader = FolderMediaStore(tmp_path / "media"), FixedReader()
-    await toolbox(store, reader=reader, cache_dir=tmp_path / "cache").execute(READ, workspace(store))
+    box = toolbox(store, reader=reader, cache_dir=tmp_path / "cache")
+    await box.execute(READ, workspace(store))
+    await box.close()
     (entry,) = (tmp_path / "cache").rglob("*.json")
     entry.write_bytes(entry.read_bytes()[:-3])
     executed, _ = await toolbox(store, reader=reader, cache_dir=tmp_path / "cache").execute(READ, workspace(store))
     assert not executed.observation.cached and reader.num_reads == 2
 
 
-def test_the_disk_keeps_within_its_budget_by_forgetting_the_oldest(tmp_path):
+def num_bytes(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def disk_cache(tmp_path, max_bytes, num_entries=1):
     store = FolderMediaStore(tmp_path / "media")
-    cache = ResultCache(store=store, num_entries=1, folder=tmp_path / "cache", max_bytes=10**6)
+    return ResultCache(store=store, num_entries=num_entries, folder=tmp_path / "cache", max_bytes=max_bytes)
+
+
+def test_the_disk_forgets_what_was_used_longest_ago(tmp_path):
+    cache = disk_cache(tmp_path, 10**6)
     for index in range(4):
-        cache.put(f"{index:064x}", Result(values={"text": "x" * 100}))
+        cache.put(f"{index:064x}", Result(values={"text": "x" * 1000}))
+    cache.close()
+    for index in range(4):
         path = tmp_path / "cache" / "results" / "00" / f"{index:064x}.json"
         os.utime(path, (index, index))
-        size = path.stat().st_size
-    again = ResultCache(store=store, num_entries=1, folder=tmp_path / "cache", max_bytes=2 * size)
-    assert [again.get(f"{index:064x}") is not None for index in range(4)] == [False, False, True, True]
+    assert disk_cache(tmp_path, 10**6).get(f"{0:064x}") is not None  # used now
+    again = disk_cache(tmp_path, int(2.5 * path.stat().st_size / FULL))
+    assert [again.get(f"{index:064x}") is not None for index in range(4)] == [True, False, False, True]
+
+
+def test_the_disk_keeps_within_its_budget_while_two_caches_write_there(tmp_path):
+    budget = 64 * 1024
+    caches = [disk_cache(tmp_path, budget) for _ in range(2)]
+    largest = 0
+    for index in range(400):
+        cache = caches[index % 2]
+        cache.put(f"{index:04x}".ljust(64, "f"), Result(values={"text": "x" * 500}))
+        cache.flush()
+        largest = max(largest, num_bytes(tmp_path / "cache"))
+    assert budget / 2 < largest <= budget
+    assert caches[0].get("018f".ljust(64, "f")) is not None  # the last, which the other wrote
+    assert caches[1].get("0000".ljust(64, "f")) is None
+
+
+def test_pictures_count_in_the_budget_and_one_too_large_is_not_kept(tmp_path):
+    store = FolderMediaStore(tmp_path / "media")
+    cache = ResultCache(store=store, num_entries=9, folder=tmp_path / "cache", max_bytes=100_000)
+    small, large = (store.put(os.urandom(size), kind="image", width=1, height=1) for size in (20_000, 30_000))
+    cache.put("a" * 64, Result(picture=small))
+    cache.put("b" * 64, Result(picture=large))
+    cache.close()
+    assert 20_000 < num_bytes(tmp_path / "cache") < 30_000
+    assert cache.get("b" * 64) is not None  # from memory
+
+
+def test_memory_keeps_within_its_bytes_and_its_entries(tmp_path):
+    store = FolderMediaStore(tmp_path)
+    cache = ResultCache(store=store, num_entries=50, memory_bytes=4000)
+    for index in range(20):
+        cache.put(f"{index}", Result(values={"text": "x" * 500}))
+        assert cache.held_bytes <= 4000
+    assert cache.get("19") is not None and cache.get("0") is None
+    few = ResultCache(store=store, num_entries=2)
+    for index in range(3):
+        few.put(f"{index}", Result())
+    assert [few.get(f"{index}") is not None for index in range(3)] == [False, True, True]
 
 
 # Errors
@@ -153,51 +201,55 @@ async def test_a_library_that_fails_costs_its_call_only(tmp_path):
     assert executed.observation.error is None
 
 
+async def test_a_rollout_names_no_more_than_it_may(tmp_path):
+    store = FolderMediaStore(tmp_path)
+    box = toolbox(store, config=ToolsConfig(num_workers=0, ocr="none", max_images=3))
+    space, codes = workspace(store), []
+    for _ in range(4):
+        executed, space = await box.execute(ZOOM, space)
+        codes.append(executed.observation.error)
+    assert codes == [None, None, "limit_exceeded", "limit_exceeded"] and len(space.images) == 3
+
+
+async def test_a_mistake_of_ours_costs_its_call_only_and_is_logged(tmp_path, caplog):
+    store = FolderMediaStore(tmp_path)
+    before = workspace(store)
+    call = ToolCall(name="ZOOM", arguments={"image": "image_1", "box": (0, 0, 500, object())})
+    executed, after = await toolbox(store).execute(call, before)
+    assert executed.observation.error in ("bad_argument", "tool_crashed") and after is before
+    broken = before.__class__(images=(None,))
+    executed, _ = await toolbox(store).execute(ZOOM, broken)
+    assert executed.observation.error == "tool_crashed" and "ZOOM failed outside its worker" in caplog.text
+
+
 # Workers
 
 
-def faulty(tmp_path, **changes):
-    config = ToolsConfig(num_workers=2, ocr="none", **changes)
-    return WorkerPool(config, tmp_path, command=(sys.executable, "-S", "-c", FAULTY_WORKER))
+class BatchReader(FixedReader):
+    """Notes how many pictures it is given at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def read_many(self, pictures):
+        self.batches.append(len(pictures))
+        return super().read_many(pictures)
 
 
-async def test_a_call_that_hangs_is_cut_at_its_deadline_while_others_go_on(tmp_path):
-    pool = faulty(tmp_path, deadline_s=0.5)
-    await pool.start()
-    hung, *others = await asyncio.gather(pool.run(Job(tool="TRK")), *(pool.run(Job(tool="ZOOM")) for _ in range(6)))
-    assert hung.error == "timeout" and [reply.error for reply in others] == [None] * 6
-    assert (await pool.run(Job(tool="ZOOM"))).error is None
-    await pool.close()
-
-
-async def test_a_worker_that_dies_costs_its_call_and_is_replaced(tmp_path):
-    pool = faulty(tmp_path)
-    first = [(await pool.run(Job(tool="ZOOM"))).result.values["pid"] for _ in range(2)]
-    assert len(set(first)) == 2
-    assert [(await pool.run(Job(tool="SEG"))).error for _ in range(2)] == ["tool_crashed"] * 2
-    second = [(await pool.run(Job(tool="ZOOM"))).result.values["pid"] for _ in range(2)]
-    assert not set(first) & set(second) and len(set(second)) == 2
-    await pool.close()
-    assert all(is_gone(pid) for pid in first + second)
-
-
-async def test_a_caller_that_is_cancelled_frees_its_worker(tmp_path):
-    pool = faulty(tmp_path)
-    tasks = [asyncio.create_task(pool.run(Job(tool="TRK"))) for _ in range(2)]
-    await asyncio.sleep(0.3)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert (await pool.run(Job(tool="ZOOM"))).error is None
-    await pool.close()
-
-
-def is_gone(pid: int) -> bool:
-    """Whether no process (or only an unburied one) has this id."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+def test_jobs_of_one_tool_are_read_together_and_the_one_that_fails_fails_alone(tmp_path):
+    store, reader = FolderMediaStore(tmp_path), BatchReader()
+    bench = furnish(CONFIG, store)
+    bench.reader = reader
+    ref = put_image(store, plates(0).pixels)
+    jobs = [Job(tool="OCR", pictures=(ref,), options={"box": (0, 0, 50 + index, 40)}) for index in range(3)]
+    together = answer_all(jobs, bench, clock=time.process_time, find=tool_named)
+    assert reader.batches == [3]
+    alone = [answer(job, bench, clock=time.process_time) for job in jobs]
+    assert [reply.result for reply in together] == [reply.result for reply in alone]
+    lost = replace(jobs[1], pictures=(replace(ref, digest="0" * 64),))
+    mixed = answer_all([jobs[0], lost, jobs[2]], bench, clock=time.process_time, find=tool_named)
+    assert [reply.error for reply in mixed] == [None, "bad_media", None]
 
 
 async def test_real_workers_give_the_same_observations_as_this_process(tmp_path):
@@ -219,29 +271,6 @@ async def test_real_workers_give_the_same_observations_as_this_process(tmp_path)
     await there.close()
 
 
-def test_workers_die_with_a_parent_that_is_killed(tmp_path):
-    program = (
-        "import asyncio, os, sys\n"
-        "from pathlib import Path\n"
-        "from actors.tools.config import ToolsConfig\n"
-        "from actors.tools.runners import WorkerPool\n"
-        "async def main():\n"
-        "    pool = WorkerPool(ToolsConfig(num_workers=1, ocr='none'), Path(sys.argv[1]))\n"
-        "    await pool.start()\n"
-        "    print(*(worker.pid for worker in pool._alive), flush=True)\n"
-        "    await asyncio.sleep(600)\n"
-        "asyncio.run(main())\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as parent:
-        worker = int(parent.stdout.readline())
-        assert not is_gone(worker)
-        parent.send_signal(signal.SIGKILL)
-        until = time.monotonic() + 5
-        while not is_gone(worker) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert is_gone(worker)
-
-
 # Configuration
 
 
@@ -250,7 +279,7 @@ def test_weights_that_are_asked_for_and_missing_are_named_in_one_line(tmp_path):
         with pytest.raises(ModelError) as caught:
             describe_back_ends(ToolsConfig(ocr="none", weights_dir=str(tmp_path), **asked))
         assert "\n" not in str(caught.value) and "tools." in str(caught.value)
-    assert describe_back_ends(ToolsConfig(ocr="none", weights_dir=str(tmp_path)))["SEG"].startswith("grabcut")
+    assert describe_back_ends(ToolsConfig(ocr="none", weights_dir=str(tmp_path)))["SEG"].startswith("classical")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Back ends that need weights: SAM2's own loading at a shrunk size, and NanoTrack where its networks are at hand."""
+"""Back ends that need weights: SAM2's own classes and transformers' at a shrunk size, and NanoTrack where it is."""
 
 import os
 import shutil
@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from fakes.tools import plates
 
-from actors.tools.backends.trackers import NANO_FILES, CorrelationTracker, NanoTracker, nano_files
+from actors.tools.backends import nano, sam2
+from actors.tools.backends.classical_segmenter import ClassicalSegmenter
+from actors.tools.backends.classical_tracker import ClassicalTracker
+from actors.tools.backends.masks import extent, mask_iou
 from actors.tools.catalogue import describe_back_ends, furnish
 from actors.tools.config import ToolsConfig
+from actors.tools.ports import Prompt
+from common.errors import ModelError
 from common.geometry import iou
 from common.media import FolderMediaStore
 
@@ -22,15 +27,22 @@ SHRUNK = (
     "++model.memory_attention.num_layers=1",
 )
 TRACKER_WEIGHTS = Path(os.environ.get("PIXELIS_TRACKER_WEIGHTS", Path(__file__).parents[2] / "shared/data/trackers"))
+PROMPTS = (
+    Prompt(box=(40, 30, 160, 120)),
+    Prompt(points=((100, 80),)),
+    Prompt(points=((100, 80), (110, 90)), negative=((20, 20),)),
+    Prompt(box=(40, 30, 160, 120), points=((100, 80),), negative=((45, 35),)),
+)
 
 
-def test_sam2_is_used_when_a_checkpoint_lies_in_the_weights_folder(tmp_path):
+@pytest.fixture(scope="module")
+def sam2_folder(tmp_path_factory):
+    """A folder with a small checkpoint of SAM2's own, its weights random."""
     import torch
     from safetensors.torch import save_file
     from sam2.build_sam import build_sam2
 
-    from actors.tools.backends.segmenters import size_overrides
-
+    folder = tmp_path_factory.mktemp("sam2")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = build_sam2(
@@ -38,64 +50,274 @@ def test_sam2_is_used_when_a_checkpoint_lies_in_the_weights_folder(tmp_path):
         None,
         device="cpu",
         apply_postprocessing=False,
-        hydra_overrides_extra=[*size_overrides(256), *SHRUNK],
+        hydra_overrides_extra=[*sam2.size_overrides(256), *SHRUNK],
     )
-    save_file(model.state_dict(), tmp_path / "sam2.1_hiera_tiny.safetensors")
-    config = ToolsConfig(
-        num_workers=0, ocr="none", weights_dir=str(tmp_path), sam2_overrides=SHRUNK, sam2_image_size=256
+    save_file(model.state_dict(), folder / "sam2.1_hiera_tiny.safetensors")
+    torch.save({"model": model.state_dict()}, folder / "other.pt")
+    return folder
+
+
+def sam2_config(folder, **settings):
+    return ToolsConfig(
+        num_workers=0, ocr="none", weights_dir=str(folder), sam2_overrides=SHRUNK, sam2_image_size=256, **settings
     )
-    assert describe_back_ends(config)["SEG"].startswith("sam2 1.1.0 (sam2.1_hiera_tiny ")
-    segmenter = furnish(config, FolderMediaStore(tmp_path / "media")).segmenter
+
+
+@pytest.fixture(scope="module")
+def transformers_folder(tmp_path_factory):
+    """A folder as transformers saves it, with a small Sam2VideoModel, its weights random."""
+    import torch
+    from transformers import Sam2VideoConfig, Sam2VideoModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("hub") / "small-sam2"
+    Sam2VideoModel(Sam2VideoConfig(**small_sam2_settings())).save_pretrained(folder)
+    return folder
+
+
+def small_sam2_settings():
+    """Sam2 at 128 px with a trunk of five blocks."""
+    backbone = {
+        "image_size": [128, 128],
+        "hidden_size": 16,
+        "embed_dim_per_stage": [16, 32, 64, 128],
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "global_attention_blocks": [3],
+    }
+    return {
+        "vision_config": {
+            "backbone_config": backbone,
+            "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        },
+        "prompt_encoder_config": {"image_size": 128},
+        "image_size": 128,
+        "memory_attention_num_layers": 1,
+        "memory_attention_rope_feat_sizes": [8, 8],
+    }
+
+
+def bench_of(config, folder):
+    return furnish(config, FolderMediaStore(folder / "media"))
+
+
+def check_segmenter(segmenter):
+    """Every kind of prompt gives a mask of the picture's size and a score, the same ones each time."""
     pixels = plates(0).pixels[:200, :300]
-    for place in ({"box": (40, 30, 160, 120), "point": None}, {"box": None, "point": (100, 80)}):
-        mask, score = segmenter.segment(pixels, **place)
-        again, _ = segmenter.segment(pixels, **place)
-        assert mask.shape == (200, 300) and mask.dtype == bool and score is not None
-        assert np.array_equal(mask, again)
+    for prompt in PROMPTS:
+        found, again = (segmenter.segment(pixels, prompt) for _ in range(2))
+        assert found.mask.shape == (200, 300) and found.mask.dtype == bool and 0 <= found.score <= 1
+        assert np.array_equal(found.mask, again.mask) and found.score == again.score
+    together = segmenter.segment_many([pixels] * len(PROMPTS), PROMPTS)
+    for prompt, found in zip(PROMPTS, together, strict=True):
+        alone = segmenter.segment(pixels, prompt)
+        assert (found.mask != alone.mask).mean() < 0.001 and found.score == pytest.approx(alone.score, abs=1e-3)
 
 
-@pytest.mark.weights
-def test_supplied_sam2_weights_segment_a_plate():
+def check_tracker(tracker, *, num_frames):
+    """Every kind of seed gives a sighting a frame, the same ones each time; a seed mask is the first frame's."""
+    frames, boxes = drifting_plate(num_frames, size=(160, 240))
+    mask = np.zeros(frames[0].shape[:2], bool)
+    mask[boxes[0][1] : boxes[0][3], boxes[0][0] : boxes[0][2]] = True
+    middle = (boxes[0][0] + boxes[0][2]) // 2, (boxes[0][1] + boxes[0][3]) // 2
+    for seed in (Prompt(box=boxes[0]), Prompt(points=(middle,), negative=((2, 2),)), Prompt(mask=mask)):
+        found, again = (list(tracker.track(frames, seed)) for _ in range(2))
+        assert len(found) == num_frames
+        for sighting, same in zip(found, again, strict=True):
+            assert sighting.box == same.box and sighting.visible == same.visible
+            assert (sighting.mask is not None) == sighting.visible
+            if sighting.mask is not None:
+                assert sighting.mask.shape == (160, 240) and sighting.box == extent(sighting.mask)
+    assert found[0].visible and mask_iou(found[0].mask, mask) > 0.8
+
+
+# SAM2's own package
+
+
+def test_sam2_serves_seg_and_trk_when_a_checkpoint_lies_in_the_weights_folder(sam2_folder, tmp_path):
+    config = sam2_config(sam2_folder)
+    described = describe_back_ends(config)
+    assert described["SEG"].startswith("sam2 1.1.0 (sam2.1_hiera_tiny ") and described["TRK"] == described["SEG"]
+    bench = bench_of(config, tmp_path)
+    check_segmenter(bench.segmenter)
+    check_tracker(bench.tracker, num_frames=4)
+
+
+def test_sam2s_own_pt_file_gives_the_same_masks_as_its_safetensors(sam2_folder, tmp_path):
+    shutil.copy(sam2_folder / "other.pt", tmp_path / "sam2.1_hiera_tiny.pt")
+    pixels = plates(0).pixels[:200, :300]
+    masks = [
+        bench_of(sam2_config(folder), tmp_path).segmenter.segment(pixels, PROMPTS[0]).mask
+        for folder in (sam2_folder, tmp_path)
+    ]
+    assert np.array_equal(*masks)
+
+
+def test_sam2s_video_state_does_not_grow_with_the_clip(sam2_folder):
+    model = sam2.load(sam2_folder / "sam2.1_hiera_tiny.safetensors", overrides=SHRUNK, image_size=256)
+    tracker = sam2.Sam2Tracker(model)
+    states = []
+    make = tracker._state
+    tracker._state = lambda frames: states.append(make(frames)) or states[-1]
+    frames, boxes = drifting_plate(24, size=(64, 360))
+    sizes = []
+    for _ in tracker.track(frames, Prompt(box=boxes[0])):
+        kept = states[0]["output_dict_per_obj"][0]
+        sizes.append((len(kept["non_cond_frame_outputs"]), len(states[0]["frames_tracked_per_obj"][0])))
+    assert len(sizes) == 24 and max(size for pair in sizes for size in pair) <= 17
+    assert sizes[-1] == sizes[-4]
+
+
+def test_forgetting_old_frames_changes_no_mask(sam2_folder):
+    model = sam2.load(sam2_folder / "sam2.1_hiera_tiny.safetensors", overrides=SHRUNK, image_size=256)
+    frames, boxes = drifting_plate(22, size=(64, 360))
+    bounded, whole = sam2.Sam2Tracker(model), sam2.Sam2Tracker(model)
+    whole._forget = lambda state, index: None
+    num_visible = 0
+    for ours, theirs in zip(*(t.track(frames, Prompt(box=boxes[0])) for t in (bounded, whole)), strict=True):
+        num_visible += ours.visible
+        assert ours.box == theirs.box and ours.visible == theirs.visible
+        assert ours.mask is theirs.mask is None or np.array_equal(ours.mask, theirs.mask)
+    assert num_visible > 1  # random weights see something too, or nothing was compared
+
+
+def test_a_checkpoint_of_another_size_is_refused_in_one_line(sam2_folder, tmp_path):
+    config = ToolsConfig(num_workers=0, ocr="none", weights_dir=str(sam2_folder), sam2_image_size=256)
+    with pytest.raises(ModelError) as caught:
+        furnish(config, FolderMediaStore(tmp_path))
+    assert "\n" not in str(caught.value) and "sam2.1_hiera_tiny" in str(caught.value)
+
+
+# transformers
+
+
+def test_transformers_sam2_serves_seg_and_trk_from_its_folder(transformers_folder, tmp_path):
+    for folder in (transformers_folder, transformers_folder.parent):
+        config = ToolsConfig(num_workers=0, ocr="none", weights_dir=str(folder))
+        described = describe_back_ends(config)
+        assert described["SEG"].startswith("transformers ") and "sam2_video small-sam2" in described["TRK"]
+    bench = bench_of(config, tmp_path)
+    check_segmenter(bench.segmenter)
+    check_tracker(bench.tracker, num_frames=4)
+
+
+def test_transformers_forgets_old_frames_and_its_masks_stay_the_same(transformers_folder):
+    from actors.tools.backends import sam2_transformers
+
+    model = sam2_transformers.load_video_model(transformers_folder)
+    frames, boxes = drifting_plate(22, size=(64, 360))
+    bounded, whole = (sam2_transformers.TransformersTracker(model) for _ in range(2))
+    whole._forget = lambda session, index: None
+    num_visible = 0
+    for ours, theirs in zip(*(t.track(frames, Prompt(box=boxes[0])) for t in (bounded, whole)), strict=True):
+        num_visible += ours.visible
+        assert ours.box == theirs.box and ours.visible == theirs.visible
+        assert ours.mask is theirs.mask is None or np.array_equal(ours.mask, theirs.mask)
+    assert num_visible > 1  # random weights see something too, or nothing was compared
+
+
+def test_a_model_for_pictures_alone_segments_and_leaves_tracking_to_the_classical_one(tmp_path):
+    import torch
+    from transformers import Sam2Config, Sam2Model
+
+    torch.manual_seed(0)
+    settings = {key: value for key, value in small_sam2_settings().items() if key.endswith("_config")}
+    Sam2Model(Sam2Config(**settings)).save_pretrained(tmp_path)
+    config = ToolsConfig(num_workers=0, ocr="none", weights_dir=str(tmp_path))
+    described = describe_back_ends(config)
+    assert "(sam2 " in described["SEG"] and described["TRK"].startswith("classical")
+    check_segmenter(bench_of(config, tmp_path).segmenter)
+    with pytest.raises(ModelError, match="cannot track"):
+        describe_back_ends(ToolsConfig(ocr="none", weights_dir=str(tmp_path), tracker="sam2"))
+
+
+# Supplied weights
+
+
+def supplied_weights():
     folder = os.environ.get("PIXELIS_WEIGHTS_DIR")
     if folder is None:
         pytest.skip("set PIXELIS_WEIGHTS_DIR to a folder with a SAM2 checkpoint")
+    return folder
+
+
+@pytest.mark.weights
+def test_supplied_sam2_weights_segment_a_plate(tmp_path):
+    config = ToolsConfig(num_workers=0, ocr="none", segmenter="sam2", weights_dir=supplied_weights())
     scene = plates(0)
-    config = ToolsConfig(num_workers=0, ocr="none", segmenter="sam2", weights_dir=folder)
-    segmenter = furnish(config, FolderMediaStore(Path(folder) / ".media")).segmenter
     x0, y0, x1, y1 = scene.boxes[0]
-    mask, _ = segmenter.segment(scene.pixels, box=scene.boxes[0], point=None)
-    truth = np.zeros(mask.shape, bool)
+    found = bench_of(config, tmp_path).segmenter.segment(scene.pixels, Prompt(box=scene.boxes[0]))
+    truth = np.zeros(found.mask.shape, bool)
     truth[y0 : y1 + 1, x0 : x1 + 1] = True
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+    assert mask_iou(found.mask, truth) > 0.85
+
+
+@pytest.mark.weights
+def test_supplied_sam2_weights_follow_a_plate(tmp_path):
+    config = ToolsConfig(num_workers=0, ocr="none", tracker="sam2", weights_dir=supplied_weights())
+    frames, boxes = drifting_plate(12)
+    found = bench_of(config, tmp_path).tracker.track(frames, Prompt(box=boxes[0]))
+    assert np.mean([iou(sighting.box, true) for sighting, true in zip(found, boxes, strict=True)]) > 0.75
+
+
+@pytest.mark.gpu
+def test_sam2_on_a_gpu_gives_nearly_the_masks_of_the_cpu(sam2_folder, tmp_path):
+    import torch
+
+    model = sam2.load(sam2_folder / "sam2.1_hiera_tiny.safetensors", overrides=SHRUNK, image_size=256)
+    assert next(model.parameters()).is_cuda
+    pixels = plates(0).pixels[:200, :300]
+    on_gpu = [sam2.Sam2Segmenter(model).segment(pixels, prompt).mask for prompt in PROMPTS]
+    check_tracker(sam2.Sam2Tracker(model), num_frames=3)
+    try:
+        on_cpu = [sam2.Sam2Segmenter(model.to("cpu")).segment(pixels, prompt).mask for prompt in PROMPTS]
+    finally:
+        model.to("cuda")
+    torch.cuda.synchronize()
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        assert (ours != theirs).mean() < 0.02
+
+
+# NanoTrack
 
 
 @pytest.mark.skipif(not TRACKER_WEIGHTS.is_dir(), reason=f"NanoTrack's networks are not in {TRACKER_WEIGHTS}")
 def test_nanotrack_is_used_when_its_networks_lie_in_the_weights_folder(tmp_path):
-    for name, source in zip(NANO_FILES, ("nanov2_backbone.onnx", "nanov2_head.onnx"), strict=True):
+    for name, source in zip(nano.FILES, ("nanov2_backbone.onnx", "nanov2_head.onnx"), strict=True):
         shutil.copy(TRACKER_WEIGHTS / source, tmp_path / name)
     config = ToolsConfig(num_workers=0, ocr="none", weights_dir=str(tmp_path))
     assert describe_back_ends(config)["TRK"].startswith("NanoTrack")
+    tracker = bench_of(config, tmp_path).tracker
     frames, boxes = drifting_plate(8)
-    first, again = (NanoTracker(nano_files(tmp_path)).track(frames, boxes[0]) for _ in range(2))
-    assert first == again
-    assert np.mean([iou(box, true) for (box, _), true in zip(first, boxes, strict=True)]) > 0.7
+    middle = (boxes[0][0] + boxes[0][2]) // 2, (boxes[0][1] + 4)
+    for seed in (Prompt(box=boxes[0]), Prompt(points=(middle,))):
+        first, again = (list(tracker.track(frames, seed)) for _ in range(2))
+        assert first == again
+        assert np.mean([iou(sighting.box, true) for sighting, true in zip(first, boxes, strict=True)]) > 0.7
 
 
-def test_the_correlation_tracker_keeps_to_a_plate_that_crosses_others():
+def test_the_classical_tracker_keeps_to_a_plate_that_crosses_others():
     frames, boxes = drifting_plate(24)
-    found = CorrelationTracker().track(frames, boxes[0])
-    assert np.mean([iou(box, true) for (box, _), true in zip(found, boxes, strict=True)]) > 0.8
+    found = ClassicalTracker(ClassicalSegmenter()).track(frames, Prompt(box=boxes[0]))
+    assert np.mean([iou(sighting.box, true) for sighting, true in zip(found, boxes, strict=True)]) > 0.8
 
 
-def drifting_plate(num_frames):
-    """A plate that drifts 12 px right and 4 px down a frame across a scene of other plates; its boxes."""
-    ground, plate = plates(3, num_plates=4).pixels, plates(5)
+def drifting_plate(num_frames, size=(448, 448)):
+    """A plate that drifts 12 px right and 4 px down a frame across a scene of other plates; its boxes.
+
+    In a small picture it drifts by as much as there is room for.
+    """
+    ground, plate = plates(3, num_plates=4).pixels[: size[0], : size[1]], plates(5)
     x0, y0, x1, y1 = plate.boxes[0]
+    across = min(12, (size[1] - 24 - (x1 - x0)) // num_frames)
+    top = min(100, size[0] - 4 - (y1 - y0))
+    down = min(4, (size[0] - top - (y1 - y0)) // num_frames)
     frames, boxes = [], []
     for index in range(num_frames):
-        left, top = 20 + 12 * index, 100 + 4 * index
+        left, upper = 20 + across * index, top + down * index
         frame = ground.copy()
-        frame[top : top + y1 - y0, left : left + x1 - x0] = plate.pixels[y0:y1, x0:x1]
+        frame[upper : upper + y1 - y0, left : left + x1 - x0] = plate.pixels[y0:y1, x0:x1]
         frames.append(frame)
-        boxes.append((left, top, left + x1 - x0, top + y1 - y0))
+        boxes.append((left, upper, left + x1 - x0, upper + y1 - y0))
     return frames, boxes

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.config import ViewConfig
-from actors.views import AUGMENTATIONS, Viewer, augment, see
+from actors.views import AUGMENTATIONS, Viewer, augment, see, van_der_corput
 from common.chat import VisionShape
 from common.media import FolderMediaStore, pixels_of, put_image
 
@@ -84,6 +84,13 @@ def test_a_shift_moves_the_content_by_whole_pixels() -> None:
         if (pixels[4 - down : 60 - down, 4 - across : 60 - across] == inner).all()
     ]
     assert len(found) == 1
+
+
+def test_the_numbers_of_augmentations_cover_their_range_evenly() -> None:
+    assert [van_der_corput(n, 2) for n in range(8)] == [0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8]
+    assert [van_der_corput(n, 3) for n in range(1, 5)] == pytest.approx([1 / 3, 2 / 3, 1 / 9, 4 / 9])
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    assert [int(augment(grey, f"brightness:{n}")[0, 0, 0]) for n in (0, 1, 2, 3)] == [70, 106, 86, 130]
 
 
 @pytest.mark.parametrize("name", ["hue", "hue:", "hue:-1", "blur:1", "hue:x", ":3"])

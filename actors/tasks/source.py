@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.files import open_media
 from actors.tasks.captions import Captions
 from actors.tasks.config import WorldConfig
 from actors.tasks.detection import detection_scenes
 from actors.tasks.plan import Plan
 from actors.tasks.real import real_tasks
 from actors.tasks.world import World
+from actors.tools.config import MediaLimits
 from common.chat import Chat
-from common.media import FolderMediaStore, load_image
+from common.media import FolderMediaStore
 from common.schema import encode_traces
-from common.types import MediaRef, Task
+from common.types import Clip, MediaRef, Task
 
 See = Callable[[NDArray[np.uint8], int | None], NDArray[np.uint8]]
 """A picture as the model sees it; the second argument is its index where it is a clip's frame."""
@@ -42,9 +44,9 @@ class TaskSource:
         """Tasks of a split with the calls that solve them, at one level of the curriculum."""
         return [self._world.plan(split, start + i, num_plates=num_plates, level=level) for i in range(count)]
 
-    def picture(self, path: Path) -> MediaRef:
-        """A user's picture, checked and normalised. Raises MediaError, one line."""
-        return load_image(self._store, path)
+    def media(self, path: Path, limits: MediaLimits) -> tuple[MediaRef, ...] | Clip:
+        """A user's picture or video, checked and normalised. Raises MediaError, one line."""
+        return open_media(path, self._store, limits)
 
     def real(self) -> list[Task]:
         """The real pictures' tasks."""

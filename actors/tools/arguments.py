@@ -1,14 +1,16 @@
 """The arguments of a call: JSON in, a checked value out.
 
-A tool describes its arguments once, as a dataclass whose field types carry their bounds. The same description yields
-the JSON schema in the prompt and the check of a call, so they cannot disagree. The check is total: any JSON value
-yields the arguments or a `ToolError` of the closed set.
+A tool describes its arguments once, as a dataclass whose field types carry their bounds, the frame that coordinates
+are counted in and the kinds of thing that a reference may name. The same description yields the JSON schema in the
+prompt, the grammar that a turn can be sampled under (actors/grammar.py), the page for people (reference.py) and the
+check of a call, so they cannot disagree. The check is total: any JSON value yields the arguments or a `ToolError` of
+the closed set.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -17,15 +19,33 @@ from actors.tools.errors import ToolError
 from common.geometry import GRID, grid_to_pixels
 from common.types import Box, MediaRef
 
+Kind: TypeAlias = Literal["image", "frame", "mask", "track"]
+"""What a reference may name; workspace.py says what each stands for."""
+
+
+def reference(*kinds: Kind, what: str = "") -> Meta:
+    """A name such as mask_2 of one of `kinds`. The schema and the grammar hold the form, the workspace what exists."""
+    names = ", ".join(f"{kind}_k" for kind in kinds[:-1])
+    listed = f"{names} or {kinds[-1]}_k" if names else f"{kinds[-1]}_k"
+    pattern = f"^({'|'.join(kinds)})_[1-9][0-9]{{0,5}}$"
+    return Meta(max_length=16, description=listed + what, extra_json_schema={"pattern": pattern})
+
+
+_ON_GRID = {"coordinates": "grid"}
+"""The frame (common/geometry) that a box or a point is counted in."""
+
 Grid: TypeAlias = Annotated[float, Meta(ge=0, le=GRID)]
 GridBox: TypeAlias = Annotated[
-    tuple[Grid, Grid, Grid, Grid], Meta(description="[x0, y0, x1, y1] on the picture's 0-1000 grid")
+    tuple[Grid, Grid, Grid, Grid],
+    Meta(description="[x0, y0, x1, y1] on the picture's 0-1000 grid", extra_json_schema=_ON_GRID),
 ]
-GridPoint: TypeAlias = Annotated[tuple[Grid, Grid], Meta(description="[x, y] on the picture's 0-1000 grid")]
-PictureName: TypeAlias = Annotated[str, Meta(max_length=16, description="image_k or frame_k")]
-FrameName: TypeAlias = Annotated[str, Meta(max_length=16, description="frame_k")]
-MaskName: TypeAlias = Annotated[str, Meta(max_length=16, description="mask_k")]
-TrackName: TypeAlias = Annotated[str, Meta(max_length=16, description="track_k")]
+GridPoint: TypeAlias = Annotated[
+    tuple[Grid, Grid], Meta(description="[x, y] on the picture's 0-1000 grid", extra_json_schema=_ON_GRID)
+]
+PictureName: TypeAlias = Annotated[str, reference("image", "frame")]
+FrameName: TypeAlias = Annotated[str, reference("frame")]
+MaskName: TypeAlias = Annotated[str, reference("mask")]
+TrackName: TypeAlias = Annotated[str, reference("track")]
 
 A = TypeVar("A")
 
@@ -49,7 +69,9 @@ def schema(name: str, description: str, kind: type) -> dict[str, Any]:
     """One entry of the prompt's tool list: name, description and JSON schema of the parameters."""
     parameters = msgspec.json.schema(kind)["$defs"][kind.__name__]
     kept = {key: value for key, value in parameters.items() if key in ("type", "properties", "required")}
-    return {"name": name, "description": description, "parameters": {**kept, "additionalProperties": False}}
+    entry = {"name": name, "description": description, "parameters": {**kept, "additionalProperties": False}}
+    values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(entry))  # a default of () is [] in JSON
+    return values
 
 
 def pixel_box(box: tuple[float, float, float, float], picture: MediaRef) -> Box:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.tools.arguments import parse, schema
 from actors.tools.config import ToolsConfig
 from actors.tools.errors import ToolError
 from actors.tools.locate import Locate
 from actors.tools.measure import Measure
-from actors.tools.ports import Segmenter, Tool, Tracker, Workbench
+from actors.tools.ports import Tool, Workbench
 from actors.tools.read import Read
 from actors.tools.segment import Segment
 from actors.tools.track import Follow
@@ -18,6 +18,9 @@ from actors.tools.zoom import Zoom
 from common.errors import ModelError
 from common.media import FolderMediaStore
 from common.types import ToolCall
+
+if TYPE_CHECKING:
+    from actors.tools.backends.languages import OcrFiles
 
 TOOLS: tuple[Tool, ...] = (Zoom(), Segment(), Follow(), Read(), Locate(), Measure())
 _BY_NAME = {tool.name: tool for tool in TOOLS}
@@ -47,74 +50,73 @@ def describe_back_ends(config: ToolsConfig) -> dict[str, str]:
 
     opencv = f"opencv {cv2.__version__}"
     back_ends = {"ZOOM": opencv, "TEMP": f"frame scores ({opencv})", "PROP": opencv}
-    sam2, nano = _sam2_file(config), _nano_files(config)
-    if sam2 is None:
-        back_ends["SEG"] = f"grabcut ({opencv})"
-    else:
-        from actors.tools.backends.segmenters import describe_sam2
-
-        back_ends["SEG"] = describe_sam2(sam2)
+    from actors.tools.backends.segmenters import describe_segmenter
     from actors.tools.backends.trackers import describe_tracker
 
-    back_ends["TRK"] = describe_tracker(nano)
+    back_ends["SEG"], back_ends["TRK"] = describe_segmenter(config), describe_tracker(config)
     if config.ocr == "none":
         back_ends["OCR"] = "none"
     else:
         from actors.tools.backends.reader import describe_easyocr
 
-        back_ends["OCR"] = describe_easyocr(quantize=config.ocr_quantize)
+        back_ends["OCR"] = describe_easyocr(ocr_files(config), quantize=config.ocr_quantize)
+    encoder = _encoder_folder(config)
+    if encoder is not None:
+        from actors.tools.backends.encoder import describe_encoder
+
+        back_ends["TEMP"] = f"{describe_encoder(encoder)}, {back_ends['TEMP']}"
     return {tool.name: back_ends[tool.name] for tool in TOOLS}
 
 
 def furnish(config: ToolsConfig, store: FolderMediaStore) -> Workbench:
     """A worker's workbench with the configured back ends loaded. Raises ModelError, one line."""
-    from actors.tools.backends.segmenters import GrabCut, Sam2
-    from actors.tools.backends.trackers import CorrelationTracker, NanoTracker
+    from actors.tools.backends.segmenters import build_segmenter
+    from actors.tools.backends.trackers import build_tracker
 
-    sam2 = _sam2_file(config)
-    segmenter: Segmenter = (
-        GrabCut() if sam2 is None else Sam2(sam2, overrides=config.sam2_overrides, image_size=config.sam2_image_size)
-    )
-    nano = _nano_files(config)
-    tracker: Tracker = CorrelationTracker() if nano is None else NanoTracker(nano)
     reader = None
     if config.ocr == "easyocr":
         from actors.tools.backends.reader import EasyOcr
 
         reader = EasyOcr(
+            ocr_files(config),
             quantize=config.ocr_quantize,
             max_lines_side=config.ocr_max_lines_side,
             detect_side=config.ocr_detect_side,
             min_confidence=config.ocr_min_confidence,
         )
-    return Workbench(config=config, store=store, reader=reader, segmenter=segmenter, tracker=tracker)
+    encoder = None
+    folder = _encoder_folder(config)
+    if folder is not None:
+        from actors.tools.backends.encoder import TransformersEncoder
+
+        encoder = TransformersEncoder(folder)
+    return Workbench(
+        config=config,
+        store=store,
+        reader=reader,
+        segmenter=build_segmenter(config),
+        tracker=build_tracker(config),
+        encoder=encoder,
+    )
 
 
-def _sam2_file(config: ToolsConfig) -> Path | None:
-    from actors.tools.backends.segmenters import sam2_checkpoint
+def ocr_files(config: ToolsConfig) -> OcrFiles:
+    """EasyOCR's networks for the configured languages. Raises ModelError, one line."""
+    from actors.tools.backends.languages import find_files
 
-    if config.segmenter == "grabcut" or (config.segmenter == "auto" and config.weights_dir is None):
+    return find_files(config.ocr_languages, None if config.weights_dir is None else Path(config.weights_dir))
+
+
+def _encoder_folder(config: ToolsConfig) -> Path | None:
+    from actors.tools.backends.encoder import encoder_folder
+
+    if config.encoder == "none" or (config.encoder == "auto" and config.weights_dir is None):
         return None
     if config.weights_dir is None:
-        raise ModelError("tools.segmenter=sam2 needs tools.weights_dir, a folder with a SAM2 checkpoint")
+        raise ModelError("tools.encoder=clip needs tools.weights_dir, a folder with a CLIP or SigLIP model")
     try:
-        return sam2_checkpoint(Path(config.weights_dir))
+        return encoder_folder(Path(config.weights_dir))
     except ModelError:
-        if config.segmenter == "sam2":
-            raise
-        return None
-
-
-def _nano_files(config: ToolsConfig) -> tuple[Path, Path] | None:
-    from actors.tools.backends.trackers import nano_files
-
-    if config.tracker == "correlation" or (config.tracker == "auto" and config.weights_dir is None):
-        return None
-    if config.weights_dir is None:
-        raise ModelError("tools.tracker=nano needs tools.weights_dir, a folder with NanoTrack's two networks")
-    try:
-        return nano_files(Path(config.weights_dir))
-    except ModelError:
-        if config.tracker == "nano":
+        if config.encoder == "clip":
             raise
         return None

@@ -22,6 +22,8 @@ NAMED: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
 }
 NAMES = tuple(NAMED)
+_PART = 1 << 18
+"""Pixels that are named at once."""
 
 
 def lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -42,6 +44,16 @@ def name_indices(pixels: NDArray[np.uint8]) -> NDArray[np.intp]:
     return nearest
 
 
-def dominant(pixels: NDArray[np.uint8]) -> str:
-    """The name that most of the RGB pixels, shape (n, 3), have."""
-    return NAMES[int(np.bincount(name_indices(pixels).ravel(), minlength=len(NAMES)).argmax())]
+def tally(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """How many of the RGB pixels, shape (n, 3), each name has, (len(NAMES),), and the sums of their channels, (…, 3).
+
+    A part at a time, so that a large picture takes little memory.
+    """
+    counts, sums = np.zeros(len(NAMES), np.int64), np.zeros((len(NAMES), 3))
+    for start in range(0, len(pixels), _PART):
+        part = pixels[start : start + _PART]
+        names = name_indices(part)
+        counts += np.bincount(names, minlength=len(NAMES))
+        for channel in range(3):
+            sums[:, channel] += np.bincount(names, part[:, channel], minlength=len(NAMES))
+    return counts, sums

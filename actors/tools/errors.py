@@ -15,3 +15,7 @@ class ToolError(PixelisError):
         super().__init__(f"{code}: {hint}")
         self.code: ErrorCode = code
         self.hint = hint
+
+
+class NoWorker(PixelisError):
+    """No process that executes tool calls could be started."""

@@ -8,6 +8,7 @@ seeds that ask the same share one execution: from memory, from disk, or by waiti
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,26 @@ from actors.tools.cache import ResultCache
 from actors.tools.catalogue import describe_back_ends, furnish, tool_named
 from actors.tools.config import ToolsConfig
 from actors.tools.errors import ToolError
-from actors.tools.ports import Job, Plan, Tool
-from actors.tools.runners import InProcess, Runner, WorkerPool
-from actors.tools.worker import Reply
+from actors.tools.frames import Reply
+from actors.tools.pool import WorkerPool
+from actors.tools.ports import Job, Plan, Seen, Tool
+from actors.tools.runners import InProcess, Runner
 from actors.tools.workspace import Workspace
 from common.chat import canonical_json
 from common.media import FolderMediaStore, content_digest
 from common.types import ErrorCode, ExecutedCall, Observation, Query, ToolCall
 
+_RETURNS = {"ZOOM": ("images",), "SEG": ("masks",), "TRK": ("tracks",)}
+"""What a rollout may name one more of after a call."""
+
+_log = logging.getLogger(__name__)
+
 
 class Toolbox:
-    """The six tools behind one call. Used from one event loop; build it with `build_toolbox`."""
+    """The six tools behind one call. Used from one event loop; build it with `build_toolbox`.
+
+    Nothing that a policy writes, a picture holds or a worker does raises here: see docs/tools-safety.md.
+    """
 
     def __init__(self, *, config: ToolsConfig, runner: Runner, cache: ResultCache, back_ends: dict[str, str]) -> None:
         self._config = config
@@ -52,6 +62,11 @@ class Toolbox:
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         await self._runner.close()
+        await asyncio.to_thread(self._cache.close)
+
+    def flush(self) -> None:
+        """Waits until every result so far is on disk, where results are kept there."""
+        self._cache.flush()
 
     def open(self, query: Query) -> Workspace:
         """The workspace that a rollout begins with: the query's pictures by name."""
@@ -67,26 +82,21 @@ class Toolbox:
         spent = 0.0
         try:
             tool = tool_named(call.name)
-            plan = tool.plan(parse(call.arguments, tool.arguments), workspace, self._config)
-            _check_sizes(plan.job, self._config)
+            plan = self._plan(tool, call, workspace)
             reply, cached = await self._reply(tool, plan.job)
             spent = 0.0 if cached else reply.cpu_s
             if reply.result is None:
                 raise ToolError(reply.error or "tool_crashed", reply.hint)
+            seen = tool.observe(plan, reply.result, workspace, self._config)
+            observation = self._observation(tool, seen, reply, cached=cached, began=began)
+            workspace = seen.workspace
         except ToolError as error:
             wall_s = time.perf_counter() - began
             observation = refusal(error.code, error.hint, name=str(call.name), cpu_s=spent, wall_s=wall_s)
-        else:
-            seen = tool.observe(plan, reply.result, workspace, self._config)
-            workspace = seen.workspace
-            observation = Observation(
-                text=canonical_json(seen.payload),
-                image=seen.image,
-                digest=self._digest(tool, msgspec.to_builtins(reply.result)),
-                cpu_s=spent,
-                wall_s=time.perf_counter() - began,
-                cached=cached,
-            )
+        except Exception:  # noqa: BLE001  The boundary of the tools: a mistake of ours costs this call only.
+            _log.exception("%.40s failed outside its worker", call.name)
+            wall_s = time.perf_counter() - began
+            observation = refusal("tool_crashed", "try other arguments", name=str(call.name), wall_s=wall_s)
         executed = ExecutedCall(
             call=call,
             observation=observation,
@@ -95,9 +105,26 @@ class Toolbox:
         )
         return executed, workspace
 
+    def _plan(self, tool: Tool, call: ToolCall, workspace: Workspace) -> Plan:
+        """The checked call. Raises ToolError."""
+        _check_room(tool.name, workspace, self._config)
+        plan = tool.plan(parse(call.arguments, tool.arguments), workspace, self._config)
+        _check_sizes(plan.job, self._config)
+        return plan
+
+    def _observation(self, tool: Tool, seen: Seen, reply: Reply, *, cached: bool, began: float) -> Observation:
+        return Observation(
+            text=canonical_json(seen.payload),
+            image=seen.image,
+            digest=self._digest(tool, msgspec.to_builtins(reply.result)),
+            cpu_s=0.0 if cached else reply.cpu_s,
+            wall_s=time.perf_counter() - began,
+            cached=cached,
+        )
+
     async def _reply(self, tool: Tool, job: Job) -> tuple[Reply, bool]:
         """The job's reply, and whether it came without executing anything."""
-        key = self._digest(tool, msgspec.to_builtins(job))
+        key = self._digest(tool, [[ref.digest for ref in job.pictures], msgspec.to_builtins(job.options)])
         result = self._cache.get(key)
         if result is not None:
             return Reply(result=result), True
@@ -118,7 +145,7 @@ class Toolbox:
     def _digest(self, tool: Tool, content: Any) -> str:
         """blake3 over (tool, version, back end, content)."""
         identity = [tool.name, tool.version, self._back_ends[tool.name], content]
-        return content_digest(canonical_json(identity).encode())
+        return content_digest(canonical_json(identity).encode(errors="surrogatepass"))
 
 
 def refusal(code: ErrorCode, hint: str, *, name: str = "", cpu_s: float = 0.0, wall_s: float = 0.0) -> Observation:
@@ -144,10 +171,19 @@ def build_toolbox(config: ToolsConfig, store_root: Path) -> Toolbox:
     cache = ResultCache(
         store=store,
         num_entries=config.cache_entries,
+        memory_bytes=config.cache_memory_mb * 2**20,
         folder=None if config.cache_dir is None else Path(config.cache_dir),
         max_bytes=config.cache_bytes,
     )
     return Toolbox(config=config, runner=runner, cache=cache, back_ends=back_ends)
+
+
+def _check_room(tool: str, workspace: Workspace, config: ToolsConfig) -> None:
+    """Raises ToolError("limit_exceeded") where a rollout has as many pictures, masks or tracks as it may name."""
+    for kind in _RETURNS.get(tool, ()):
+        most = getattr(config, f"max_{kind}")
+        if len(getattr(workspace, kind)) >= most:
+            raise ToolError("limit_exceeded", f"at most {most} {kind}; use those you have")
 
 
 def _check_sizes(job: Job, config: ToolsConfig) -> None:

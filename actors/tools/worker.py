@@ -1,77 +1,165 @@
 """A process that executes tool calls: `python -m actors.tools.worker`.
 
-It reads frames (four bytes of length, little-endian, then JSON) from its standard input: first the configuration and
-the store's folder, then jobs; it writes a frame for each to its standard output. One thread, so that a call's
-processor time is its own and results do not depend on the number of cores. It ends when its input does or its parent
-dies.
+Its standard input is a socket of whole messages. The first is the `Setup`; when everything is loaded it answers
+`{}`. Each `{"serve": true}` then comes with a descriptor: a stream of frames (frames.py) to be served. With
+`config.fork` it forks a child for it, so that a new worker costs a few milliseconds and shares the loaded models'
+memory, answers `{"born": pid}` and later tells how the child ended; else it serves the stream itself (a GPU's context
+does not survive a fork).
+
+One thread, so that a call's processor time is its own and results do not depend on the number of cores. A worker ends
+when its stream does; all end when the process that started them does.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import NoReturn, Protocol, runtime_checkable
 
 import msgspec
 
-from actors.tools.config import ToolsConfig
 from actors.tools.errors import ToolError
-from actors.tools.ports import Job, Result, Workbench
+from actors.tools.frames import Reply, Setup, framed, read_frame
+from actors.tools.memory import MIB, fence, ran_out
+from actors.tools.ports import Job, Result, Tool, Workbench
 from common.errors import MediaError
-from common.types import ErrorCode
+
+MAX_MESSAGE_BYTES = 128 * 1024
+Find = Callable[[str], Tool]
+"""A tool by its name. Raises ToolError("unknown_tool")."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """The first frame a worker reads."""
+@runtime_checkable
+class Batching(Protocol):
+    """A tool whose back end takes several pictures at once."""
 
-    config: ToolsConfig
-    store_root: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """A result, or the error of a call. cpu_s: processor seconds spent."""
-
-    result: Result | None = None
-    error: ErrorCode | None = None
-    hint: str = ""
-    cpu_s: float = 0.0
+    def run_many(self, jobs: Sequence[Job], bench: Workbench) -> list[Result]:
+        """`run` of each. Raises as `run` does, for all of them together."""
+        ...
 
 
-def answer(job: Job, bench: Workbench, *, clock: Callable[[], float]) -> Reply:
+def answer(job: Job, bench: Workbench, *, clock: Callable[[], float], find: Find | None = None) -> Reply:
     """Execute one job. Total: whatever a library raises becomes the error of this call."""
-    from actors.tools.catalogue import tool_named
-
     began = clock()
     try:
-        result = tool_named(job.tool).run(job, bench)
+        result = (find or _catalogue())(job.tool).run(job, bench)
     except ToolError as error:
         return Reply(error=error.code, hint=error.hint, cpu_s=clock() - began)
     except MediaError:
         return Reply(error="bad_media", hint="the picture cannot be read", cpu_s=clock() - began)
     except Exception as error:  # noqa: BLE001  The boundary of the process: a library's failure costs this call only.
         print(f"{job.tool} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        if ran_out(error):
+            return Reply(error="limit_exceeded", hint="too much memory", cpu_s=clock() - began, worn=True)
         return Reply(error="tool_crashed", hint="try other arguments", cpu_s=clock() - began)
     return Reply(result=result, cpu_s=clock() - began)
 
 
-def read_frame(stream: BinaryIO) -> bytes | None:
-    """The next frame's body, or None at the end of the stream."""
-    head = stream.read(4)
-    if len(head) < 4:
-        return None
-    return stream.read(int.from_bytes(head, "little"))
+def answer_all(jobs: Sequence[Job], bench: Workbench, *, clock: Callable[[], float], find: Find) -> list[Reply]:
+    """Execute jobs of one tool, together where its back end can. One that fails alone does not fail the others."""
+    if len(jobs) > 1:
+        began = clock()
+        try:
+            tool = find(jobs[0].tool)
+            if isinstance(tool, Batching):
+                results = tool.run_many(jobs, bench)
+                share = (clock() - began) / len(jobs)
+                return [Reply(result=result, cpu_s=share) for result in results]
+        except Exception as error:  # noqa: BLE001  Which of them it was shows when each runs alone, below.
+            print(f"{jobs[0].tool}: a batch failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    return [answer(job, bench, clock=clock, find=find) for job in jobs]
 
 
-def write_frame(stream: BinaryIO, body: bytes) -> None:
-    stream.write(len(body).to_bytes(4, "little") + body)
-    stream.flush()
+def serve(stream: socket.socket, bench: Workbench, find: Find) -> None:
+    """Answer frames until the stream ends."""
+    with stream.makefile("rb") as source:
+        while (frame := read_frame(source)) is not None:
+            jobs = msgspec.json.decode(frame, type=list[Job])
+            replies = answer_all(jobs, bench, clock=time.process_time, find=find)
+            stream.sendall(framed(msgspec.json.encode(replies)))
+
+
+class Nest:
+    """The loaded process: turns descriptors into workers."""
+
+    def __init__(self, control: socket.socket, setup: Setup, bench: Workbench, find: Find) -> None:
+        self._control = control
+        self._setup = setup
+        self._bench = bench
+        self._find = find
+        self._children: dict[int, int] = {}
+        """A descriptor that tells the end of a child → its process id."""
+
+    def run(self) -> None:
+        """Until the control channel ends."""
+        waiting = select.poll()
+        waiting.register(self._control, select.POLLIN)
+        while True:
+            for ready, _ in waiting.poll():
+                if ready in self._children:
+                    waiting.unregister(ready)
+                    self._bury(ready)
+                    continue
+                message, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1)
+                if not message:
+                    return
+                request = msgspec.json.decode(message)
+                if "kill" in request:
+                    self._kill(request["kill"])
+                    continue
+                with socket.socket(fileno=descriptors[0]) as stream:
+                    if not self._setup.config.fork:
+                        self._say({"born": os.getpid()})
+                        fence(self._setup.config.memory_mb * MIB)
+                        serve(stream, self._bench, self._find)
+                        return
+                    waiting.register(self._fork(stream), select.POLLIN)
+
+    def _fork(self, stream: socket.socket) -> int:
+        """A child that serves `stream`; returns a descriptor that becomes readable when it ends."""
+        pid = os.fork()
+        if pid == 0:
+            self._live(stream)
+        told = os.pidfd_open(pid)
+        self._children[told] = pid
+        self._say({"born": pid})
+        return told
+
+    def _live(self, stream: socket.socket) -> NoReturn:
+        """What a child does: serve, then leave without the clean-up that is its parent's."""
+        status = 1
+        try:
+            die_with_parent()
+            self._control.close()
+            os.close(0)
+            os.open(os.devnull, os.O_RDONLY)  # takes the number 0
+            for told in self._children:
+                os.close(told)
+            fence(self._setup.config.memory_mb * MIB)
+            serve(stream, self._bench, self._find)
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _kill(self, pid: int) -> None:
+        if pid in self._children.values():  # not yet buried, so the number is still its own
+            os.kill(pid, signal.SIGKILL)
+
+    def _bury(self, told: int) -> None:
+        pid = self._children.pop(told)
+        os.close(told)
+        _, status = os.waitpid(pid, 0)
+        self._say({"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _say(self, message: dict[str, int]) -> None:
+        self._control.send(msgspec.json.encode(message))
 
 
 def single_thread() -> None:
@@ -92,26 +180,37 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def main() -> None:
-    """Serve until the input ends."""
+def furnished(setup: Setup) -> Workbench:
+    """The workbench of the six tools."""
+    from actors.tools.catalogue import furnish
+    from common.media import FolderMediaStore
+
+    single_thread()
+    return furnish(setup.config, FolderMediaStore(Path(setup.store_root)))
+
+
+def main(find: Find | None = None, furnish: Callable[[Setup], Workbench] = furnished) -> None:
+    """Load, then make workers until the control channel ends. find, furnish: other tools than the six."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    source = sys.stdin.buffer
-    with os.fdopen(os.dup(1), "wb") as sink:
-        os.dup2(2, 1)  # what libraries print must not mix with the frames
-        first = read_frame(source)
-        if first is None:
-            return
-        setup = msgspec.json.decode(first, type=Setup)
-        single_thread()
-        from actors.tools.catalogue import furnish
-        from common.media import FolderMediaStore
+    os.dup2(2, 1)  # what libraries print is no result
+    control = socket.socket(fileno=os.dup(0))
+    first = control.recv(MAX_MESSAGE_BYTES)
+    if not first:
+        return
+    setup = msgspec.json.decode(first, type=Setup)
+    bench = furnish(setup)
+    if setup.config.fork and "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        print("a GPU's context does not survive a fork: set tools.fork=false", file=sys.stderr, flush=True)
+        return
+    control.send(b"{}")
+    Nest(control, setup, bench, find or _catalogue()).run()
 
-        bench = furnish(setup.config, FolderMediaStore(Path(setup.store_root)))
-        write_frame(sink, b"{}")
-        while (frame := read_frame(source)) is not None:
-            reply = answer(msgspec.json.decode(frame, type=Job), bench, clock=time.process_time)
-            write_frame(sink, msgspec.json.encode(reply))
+
+def _catalogue() -> Find:
+    from actors.tools.catalogue import tool_named
+
+    return tool_named
 
 
 if __name__ == "__main__":

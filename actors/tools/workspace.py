@@ -59,12 +59,17 @@ class Mask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
-    """A box a frame. start: 0-based index of the first frame. boxes: pixels. visible: whether it is seen there."""
+    """A box a frame. start: 0-based index of the first frame. boxes: pixels. visible: whether it is seen there.
+
+    masks: black and white pictures of the frames' size, one a frame, None where the thing is not seen; empty where the
+    back end makes none.
+    """
 
     start: int
     boxes: tuple[Box, ...]
     visible: tuple[bool, ...]
     times_s: tuple[float, ...]
+    masks: tuple[MediaRef | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from cluster.config import RunConfig
     from cluster.progress import Progress
 
-NOT_SUITES = ("harness", "machine", "models", "recorded")
+NOT_SUITES = (
+    *("faults", "harness", "hostile", "hota", "machine", "models", "recorded", "soak"),
+    *("perception", "perception_reading", "perception_segments"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

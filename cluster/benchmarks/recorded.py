@@ -60,6 +60,9 @@ class Recorder:
     async def load(self, weights: Weights) -> float:
         return await self._engine.load(weights)
 
+    async def ping(self) -> None:
+        await self._engine.ping()
+
     async def close(self) -> None:
         await self._engine.close()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.chat import Chat
+from common.errors import ActorDied
 from common.protocols import Sample
 from common.types import MediaRef, Sampling, VersionSpan, Weights
 
@@ -23,11 +24,20 @@ class ScriptedGenerator:
     A turn longer than the sampling's max_tokens is cut there and not finished.
     """
 
-    def __init__(self, chat: Chat, script: Sequence[str], *, version: int = 0, logprob: float = -0.5) -> None:
+    def __init__(
+        self,
+        chat: Chat,
+        script: Sequence[str],
+        *,
+        version: int = 0,
+        logprob: float = -0.5,
+        shaped: tuple[tuple[int, int], ...] = (),
+    ) -> None:
         self._chat = chat
         self._script = list(script)
         self._version = version
         self._logprob = logprob
+        self._shaped = shaped
         self.asked: list[Asked] = []
         self.loaded: list[Weights] = []
         self.closed = False
@@ -46,12 +56,18 @@ class ScriptedGenerator:
             logprobs=(self._logprob,) * len(ids),
             versions=(VersionSpan(start=0, stop=len(ids), version=self._version),),
             finished=len(ids) == len(whole),
+            shaped=self._shaped,
         )
 
     async def load(self, weights: Weights) -> float:
         self.loaded.append(weights)
         self._version = weights.version
         return 0.0
+
+    async def ping(self) -> None:
+        """It lives until it is closed."""
+        if self.closed:
+            raise ActorDied("the scripted engine has ended")
 
     async def close(self) -> None:
         self.closed = True

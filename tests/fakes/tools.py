@@ -1,4 +1,4 @@
-"""Pictures with known truth, and stand-ins for a reader and a worker."""
+"""Pictures with known truth, and a stand-in for a reader."""
 
 from __future__ import annotations
 
@@ -100,26 +100,3 @@ class FixedReader:
 
     def read_many(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[ReadLine, ...]]:
         return [self.read(pixels) for pixels in pictures]
-
-
-FAULTY_WORKER = """
-import json, os, sys, time
-source, sink = sys.stdin.buffer, sys.stdout.buffer
-def read():
-    head = source.read(4)
-    return source.read(int.from_bytes(head, "little")) if len(head) == 4 else None
-def write(value):
-    body = json.dumps(value).encode()
-    sink.write(len(body).to_bytes(4, "little") + body)
-    sink.flush()
-read()
-write({})
-while (frame := read()) is not None:
-    job = json.loads(frame)
-    if job["tool"] == "TRK":
-        time.sleep(600)
-    if job["tool"] == "SEG":
-        os._exit(3)
-    write({"result": {"values": {"pid": os.getpid()}, "picture": None}, "error": None, "hint": "", "cpu_s": 0.01})
-"""
-"""A worker that hangs on TRK, dies on SEG and answers everything else with its process id."""

@@ -1,0 +1,1 @@
+"""How other models write a call and read what came back."""
