@@ -54,7 +54,7 @@ def improve(
 ) -> dict[str, float]:
     """One optimiser step. Collective. Returns metrics; kl_<name> is the mean over trained tokens before the step,
     in nats."""
-    num_tokens, num_sampled = wanted.num_tokens, wanted.num_sampled_tokens
+    num_tokens, num_sampled = max(1, wanted.num_tokens), max(1, wanted.num_sampled_tokens)  # a grammar may shape all
     exemplar_tokens = max(
         1, sum(len(row.trained) for row, w in zip(wanted.rows, wanted.imitation, strict=True) if w > 0)
     )
@@ -109,7 +109,7 @@ def improve(
 @torch.no_grad()
 def measure(trainer: Trainer, rows: Sequence[Row], penalties: Sequence[Penalty]) -> dict[str, float]:
     """Mean KL(policy ‖ reference) over trained tokens with the weights now held, by name. Collective."""
-    num_tokens = sum(len(row.trained) for row in rows)
+    num_tokens = max(1, sum(len(row.trained) for row in rows))
     sums = [
         torch.stack([divergence(found, penalty.references).sum() for penalty in penalties])
         for found in trainer.forward.passes(rows)

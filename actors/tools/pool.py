@@ -221,13 +221,14 @@ class WorkerPool:
             await self._explain(turn, loop.time() - began)
             self._end(turn)
         else:
-            for call, reply in zip(turn.calls, replies, strict=True):
-                _settle(call, reply)
             if any(reply.worn for reply in replies):
                 self._end(turn)
             else:
                 self._turns.remove(turn)
                 self._idle.append(turn.worker)
+                self._go_on()  # the worker first, then those who wait for what it did
+            for call, reply in zip(turn.calls, replies, strict=True):
+                _settle(call, reply)
         finally:
             patience.cancel()
 
