@@ -17,11 +17,11 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.config import GenerationConfig
 from actors.grammar import Shaped
@@ -38,8 +38,13 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
+R = TypeVar("R")
+
 _BAN = -100.0
 """The largest penalty that the engine takes; e⁻¹⁰⁰ is 0 in float32 beside any other token."""
+_WATCH_S = 0.2
+"""Between two looks at whether the engine still lives, while it is asked something."""
+_DEAD = "the actor's engine has ended"
 _FIRST = -1
 """Priority of a canary; everything else has 0."""
 
@@ -172,11 +177,10 @@ class VllmGenerator:
             old_version, old_files = self._version, self._files
             self._settled.clear()
             try:
-                with _death_of_the_engine():
-                    pause_s, gap = await self._switch(weights.buckets, weights.version, weights.canary)
+                pause_s, gap = await self._unless_dead(self._switch(weights.buckets, weights.version, weights.canary))
                 if not gap <= self._config.canary_tolerance:  # a NaN is refused too
                     self._refused.add(weights.version)
-                    await self._switch(old_files, old_version, None)
+                    await self._unless_dead(self._switch(old_files, old_version, None))
                     raise WeightsError(
                         f"version {weights.version} is refused: its canary differs by {gap:.3g} nats, and at most "
                         f"{self._config.canary_tolerance:g} is allowed; version {old_version} stays"
@@ -202,6 +206,18 @@ class VllmGenerator:
             engine.output_handler.cancel()  # else it reports the end of its process as a failure
         engine.output_processor.propagate_error(EngineDeadError())
         await asyncio.to_thread(engine.shutdown, 0.0)
+
+    async def _unless_dead(self, work: Coroutine[Any, Any, R]) -> R:
+        """What `work` returns. Raises ActorDied when the engine ends meanwhile, whose answer would never come: vLLM
+        0.32 lets calls that wait for a killed engine wait for ever."""
+        engine, task = self._engine, asyncio.ensure_future(work)
+        with _death_of_the_engine():
+            while not task.done():
+                await asyncio.wait({task}, timeout=_WATCH_S)
+                if engine.errored and self._running is not None and not task.done():
+                    task.cancel()
+                    raise ActorDied(_DEAD)
+            return task.result()
 
     @property
     def _engine(self) -> AsyncLLM:
@@ -353,7 +369,7 @@ def _death_of_the_engine() -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise ActorDied("the actor's engine has ended") from error
+        raise ActorDied(_DEAD) from error
 
 
 @contextmanager
