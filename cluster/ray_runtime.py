@@ -220,7 +220,8 @@ class RayRuntime:
         import ray
 
         assert isinstance(handle, RayHandle)
-        ray.kill(handle.actor, no_restart=True)
+        with contextlib.suppress(ray.exceptions.ActorHandleNotFoundError):  # its cluster is gone, and it with it
+            ray.kill(handle.actor, no_restart=True)
 
     async def close(self) -> None:
         import ray

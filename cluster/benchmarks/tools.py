@@ -47,7 +47,7 @@ NUM_JOBS = {"ZOOM": 200, "PROP": 100, "SEG": 40, "OCR": 40}
 SIDE = 448
 POOL_SHARE, FAULTY_SHARE = 0.9, 0.85
 MAX_CACHED_MS, MAX_ZOOM_MS, MAX_LATE_MS = 2.0, 5.0, 100.0
-NUM_FAULTY, FAULT_EVERY, IN_FLIGHT = 300, 100, 16
+NUM_FAULTY, FAULT_EVERY, IN_FLIGHT = 100, 100, 16
 """Calls of a faulty round; of every hundred one hangs, one crashes and one is slow; as many rollouts wait at once."""
 DEADLINE, PATIENCE, SLOW = 20, 2, 5
 """Of those calls, in mean times of a call on this machine as it is now."""
