@@ -223,7 +223,7 @@ async def test_what_is_older_than_the_bound_at_the_draw_is_expired_and_never_lea
         await put(buffer, *a_group(4, version=1))
         assert (await sampling).rollout_ids == ("g4/0", "g4/1")
         stats = await buffer.stats()
-        assert (stats.expired, stats.returned, stats.max_policy_lag_seen) == (2, 1, 1)
+        assert (stats.expired, stats.returned, stats.max_policy_lag_seen, stats.phase_policy_lag) == (2, 1, 1, 1)
         assert balanced(stats)
 
 

@@ -169,17 +169,21 @@ def test_sam2s_video_state_does_not_grow_with_the_clip(sam2_folder):
     assert sizes[-1] == sizes[-4]
 
 
-def test_forgetting_old_frames_changes_no_mask(sam2_folder):
-    model = sam2.load(sam2_folder / "sam2.1_hiera_tiny.safetensors", overrides=SHRUNK, image_size=256)
+def check_same_sightings(bounded, whole):
     frames, boxes = drifting_plate(22, size=(64, 360))
-    bounded, whole = sam2.Sam2Tracker(model), sam2.Sam2Tracker(model)
-    whole._forget = lambda state, index: None
     num_visible = 0
     for ours, theirs in zip(*(t.track(frames, Prompt(box=boxes[0])) for t in (bounded, whole)), strict=True):
         num_visible += ours.visible
         assert ours.box == theirs.box and ours.visible == theirs.visible
         assert ours.mask is theirs.mask is None or np.array_equal(ours.mask, theirs.mask)
     assert num_visible > 1  # random weights see something too, or nothing was compared
+
+
+def test_forgetting_old_frames_changes_no_mask(sam2_folder):
+    model = sam2.load(sam2_folder / "sam2.1_hiera_tiny.safetensors", overrides=SHRUNK, image_size=256)
+    bounded, whole = sam2.Sam2Tracker(model), sam2.Sam2Tracker(model)
+    whole._forget = lambda state, index: None
+    check_same_sightings(bounded, whole)
 
 
 def test_a_checkpoint_of_another_size_is_refused_in_one_line(sam2_folder, tmp_path):
@@ -206,15 +210,9 @@ def test_transformers_forgets_old_frames_and_its_masks_stay_the_same(transformer
     from actors.tools.backends import sam2_transformers
 
     model = sam2_transformers.load_video_model(transformers_folder)
-    frames, boxes = drifting_plate(22, size=(64, 360))
     bounded, whole = (sam2_transformers.TransformersTracker(model) for _ in range(2))
     whole._forget = lambda session, index: None
-    num_visible = 0
-    for ours, theirs in zip(*(t.track(frames, Prompt(box=boxes[0])) for t in (bounded, whole)), strict=True):
-        num_visible += ours.visible
-        assert ours.box == theirs.box and ours.visible == theirs.visible
-        assert ours.mask is theirs.mask is None or np.array_equal(ours.mask, theirs.mask)
-    assert num_visible > 1  # random weights see something too, or nothing was compared
+    check_same_sightings(bounded, whole)
 
 
 def test_a_model_for_pictures_alone_segments_and_leaves_tracking_to_the_classical_one(tmp_path):
