@@ -10,23 +10,28 @@ import asyncio
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.agent import Agent, Arm, Episode, Toolbox, Viewer, count_repeats
+from actors.agent import Agent, Episode, Toolbox, Viewer, count_repeats
+from actors.arms import Arm
+from actors.chains import is_chained, is_composite
 from actors.config import ActorConfig, VotingConfig
 from actors.dialects.port import Dialect
 from actors.marks import Marks, marks_of
 from actors.tasks.plan import Plan
 from actors.tools.workspace import Workspace
-from actors.traces import Emphasis, synthesise
+from actors.traces.config import Emphasis, TraceConfig
+from actors.traces.synthesis import count_reasons
+from actors.traces.synthesiser import Synthesiser
 from actors.voting import vote
 from common.chat import Chat, greedy
 from common.media import FolderMediaStore, pixels_of
 from common.protocols import Embedder, Generator
 from common.schema import decode_rollouts, encode_rollouts, encode_traces
 from common.scoring import score
-from common.types import Consensus, ExecutedCall, Facts, MediaRef, Neighbour, Query, Rollout, Sampling, Task, Weights
+from common.types import Consensus, Facts, MediaRef, Neighbour, Query, Rollout, Sampling, Task, Weights
 
 _log = logging.getLogger(__name__)
 
@@ -55,13 +60,20 @@ class Shown:
 class Outcome:
     """How one evaluation went.
 
-    score: in [0, 1]. valid: every call worked and an answer ended it. parsed: an answer could be read. tools: names
-    in order, "" for a turn that held no call. chained: a call worked on what an earlier one returned. generate_s,
-    tools_s: wall seconds; tools_cpu_s: processor seconds. strip: the steps for a report, on request.
+    score: in [0, 1], under the task's `kind`; truth, accepted: what is right. chain: the planner's shortest.
+    valid: every call worked and an answer ended it. parsed: an answer could be read. tools: names in order, "" for a
+    turn that held no call; num_errors: how many of them failed. chained: a call worked on what an earlier one
+    returned; composite: on what one of another tool did. begins_with_call: nothing was sampled before the first call.
+    num_tokens: sampled. generate_s, tools_s: wall seconds; tools_cpu_s: processor seconds. strip: the steps for a
+    report, on request.
     """
 
     task_id: str
+    arm: Arm
     family: str
+    kind: str
+    accepted: tuple[str, ...]
+    chain: tuple[str, ...]
     score: float
     answer: str | None
     truth: str
@@ -70,7 +82,10 @@ class Outcome:
     valid: bool
     parsed: bool
     tools: tuple[str, ...]
+    num_errors: int
     chained: bool
+    composite: bool
+    begins_with_call: bool
     num_tokens: int
     version: int
     generate_s: float
@@ -83,7 +98,8 @@ class Outcome:
 class Actor:
     """Runs tasks. Give it collaborators that share one media store.
 
-    name: the producer of its rollouts; epoch: a number that grows with every restart of this name.
+    name: the producer of its rollouts; epoch: a number that grows with every restart of this name. traces: variants and
+    thoughts of what is synthesised, None for plans as they are; again: a toolbox without a cache that checks them.
     """
 
     def __init__(
@@ -101,6 +117,8 @@ class Actor:
         voting: VotingConfig,
         emphasis: Emphasis,
         dialect: Dialect | None = None,
+        traces: TraceConfig | None = None,
+        again: Toolbox | None = None,
     ) -> None:
         self._name = name
         self._epoch = epoch
@@ -112,7 +130,17 @@ class Actor:
         self._store = store
         self._config = config
         self._voting = voting
-        self._emphasis = emphasis
+        self._synthesiser = Synthesiser(
+            toolbox=toolbox,
+            viewer=viewer,
+            chat=chat,
+            emphasis=emphasis,
+            config=traces,
+            max_model_len=config.max_model_len,
+            max_num_images=config.max_num_images,
+            again=again,
+        )
+        self._dropped: Counter[str] = Counter()
         self._agent = Agent(
             generator=generator, toolbox=toolbox, chat=chat, viewer=viewer, config=config, dialect=dialect
         )
@@ -171,15 +199,22 @@ class Actor:
         views: str = "",
         strip: bool = False,
     ) -> Outcome:
-        """Answer one task, greedily unless told otherwise, and score it."""
+        """Answer one task, greedily unless told otherwise, and score it. The arm random_tool makes as many calls as
+        the task's chain has, at least one.
+        """
         sampling = self._bounded(sampling or greedy(self._config.max_tokens))
-        episode = await self._agent.roll_out(task.query, sampling, arm=arm, augmentation=views)
+        count = max(1, len(task.chain))
+        episode = await self._agent.roll_out(task.query, sampling, arm=arm, augmentation=views, random_calls=count)
         facts = facts_of(episode, task)
         spans = [span for turn in episode.turns for span in turn.versions]
         query = task.query
         return Outcome(
             task_id=query.query_id,
+            arm=arm,
             family=task.family,
+            kind=task.kind,
+            accepted=task.accepted,
+            chain=task.chain,
             score=facts.score or 0.0,
             answer=episode.answer,
             truth=task.answer,
@@ -188,7 +223,10 @@ class Actor:
             valid=facts.valid,
             parsed=facts.parsed,
             tools=tuple(done.call.name for done in episode.calls),
+            num_errors=facts.num_errors,
             chained=is_chained(episode.calls),
+            composite=is_composite(episode.calls),
+            begins_with_call=self._agent.begins_with_call(episode),
             num_tokens=sum(len(turn.logprobs) for turn in episode.turns),
             version=min((span.version for span in spans), default=self._generator.version),
             generate_s=episode.generate_s,
@@ -199,21 +237,18 @@ class Actor:
         )
 
     async def trace(self, plans: Sequence[Plan]) -> bytes:
-        """Execute plans and write them down as traces, Arrow IPC; those without support are left out."""
-        made = await asyncio.gather(
-            *(
-                synthesise(
-                    plan,
-                    toolbox=self._toolbox,
-                    viewer=self._viewer,
-                    chat=self._chat,
-                    emphasis=self._emphasis,
-                    max_model_len=self._config.max_model_len,
-                )
-                for plan in plans
-            )
-        )
-        return encode_traces([trace for trace in made if trace is not None])
+        """Execute plans and write them down as traces, Arrow IPC; those without support are left out and counted."""
+        made = await self._synthesiser.trace(plans)
+        reasons = count_reasons(made)
+        self._dropped.update(reasons)
+        if reasons:
+            listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            _log.info("%s: %d plans gave no trace: %s", self._name, sum(reasons.values()), listed)
+        return encode_traces([one.trace for one in made if one.trace is not None])
+
+    async def dropped(self) -> dict[str, int]:
+        """How many plans gave no trace so far, by reason."""
+        return dict(self._dropped)
 
     async def vote(self, rollouts: Sequence[bytes], neighbours: Sequence[Neighbour] = ()) -> Consensus:
         """What one group's rollouts agree on."""
@@ -291,19 +326,6 @@ def facts_of(episode: Episode, task: Task | None) -> Facts:
         num_errors=num_errors,
         num_repeats=count_repeats(episode.calls),
     )
-
-
-def is_chained(calls: Sequence[ExecutedCall]) -> bool:
-    """Whether some call that worked used what an earlier one returned: a crop, a mask or a track, by its name."""
-    returned: set[str] = set()
-    for done in calls:
-        if done.observation.error is not None:
-            continue
-        if any(isinstance(value, str) and value in returned for value in done.call.arguments.values()):
-            return True
-        payload = json.loads(done.observation.text)
-        returned |= {payload[kind] for kind in ("image", "mask", "track") if isinstance(payload.get(kind), str)}
-    return False
 
 
 def _originals(query: Query) -> tuple[MediaRef, ...]:

@@ -14,20 +14,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
+import numpy as np
+
+from actors.arms import Arm
 from actors.config import ActorConfig
 from actors.dialects.hermes import Hermes
 from actors.dialects.port import Dialect, Shown, returned
-from actors.dialogue import Answer, Calls, Unreadable
+from actors.dialogue import Answer, Calls, Unreadable, malformed
 from common.chat import Chat, canonical_json
 from common.errors import ContractError
 from common.protocols import Generator, Sample
-from common.seeds import seed_of
+from common.seeds import seed_of, stream
 from common.types import ExecutedCall, MediaRef, Observation, Query, Sampling, StopReason, ToolCall, Turn
 
-Arm: TypeAlias = Literal["learned", "no_tool"]
-"""learned: the policy decides. no_tool: its turn is opened with an answer's tag, so it answers from the view."""
+WORD_TRIES = 50
+"""A dialect that has no words for a random call is given another; this many at most."""
 
 
 class Toolbox(Protocol):
@@ -41,6 +44,10 @@ class Toolbox(Protocol):
 
     async def execute(self, call: ToolCall, workspace: Any) -> tuple[ExecutedCall, Any]:
         """Never raises for what a policy wrote or a tool did: that is an observation with an error."""
+        ...
+
+    def random_call(self, workspace: Any, random: np.random.Generator) -> ToolCall | None:
+        """A call that suits the workspace, or None."""
         ...
 
     def back_ends(self) -> dict[str, str]:
@@ -99,18 +106,17 @@ class Agent:
         self._dialect = dialect or Hermes()
 
     async def roll_out(
-        self, query: Query, sampling: Sampling, *, arm: Arm = "learned", augmentation: str = ""
+        self, query: Query, sampling: Sampling, *, arm: Arm = "learned", augmentation: str = "", random_calls: int = 1
     ) -> Episode:
-        """One episode. `sampling.seed` gives every turn a seed of its own. Raises ContractError when the question
-        alone is too long.
+        """One episode. `sampling.seed` gives every turn a seed of its own, and the random calls theirs.
+
+        random_calls: how many the arm random_tool makes. Raises ContractError when the question alone is too long.
         """
         views = await self._viewer.of_query(query, augmentation)
         opening = self._chat.question(query, views)
-        if arm == "no_tool":
-            answer_opens = self._chat.encode(self._dialect.answer_opens)
-            opening = replace(opening, token_ids=(*opening.token_ids, *answer_opens))
+        opened = self._chat.encode(self._opens(arm, ()))
         for name, wanted, most in (
-            ("max_model_len", len(opening.token_ids) + 1, self._config.max_model_len),
+            ("max_model_len", len(opening.token_ids) + len(opened) + 1, self._config.max_model_len),
             ("max_num_images", len(views), self._config.max_num_images),
         ):
             if wanted > most:
@@ -118,42 +124,87 @@ class Agent:
         shown = _named(query, views)
         run = _Run(self._generator, self._chat, self._dialect, self._config, sampling=sampling)
         run.open(opening, shown)
-        stop, answer = await self._continue(run, query, arm, augmentation)
+        run.workspace = self._toolbox.open(query)
+        random = stream(sampling.seed or 0, "random_tool", query.query_id)
+        if arm == "random_tool" and not await self._guess(run, random, random_calls, augmentation):
+            return self._close(run, "max_tokens", None)
+        stop, answer = await self._continue(run, arm, augmentation)
         return self._close(run, stop, answer)
 
-    async def _continue(self, run: _Run, query: Query, arm: Arm, augmentation: str) -> tuple[StopReason, str | None]:
-        run.workspace = self._toolbox.open(query)
+    def begins_with_call(self, episode: Episode) -> bool:
+        """Whether what was sampled begins with the very ids that open a call, with no thought before it."""
+        opened = tuple(self._chat.encode(self._dialect.call_opens))
+        said = [turn.token_ids for turn in episode.turns if turn.role == "assistant"]
+        return bool(said) and said[0][: len(opened)] == opened
+
+    async def _continue(self, run: _Run, arm: Arm, augmentation: str) -> tuple[StopReason, str | None]:
         repairs = 0
         while True:
-            sample = await run.speak()
+            opened = self._opens(arm, run.calls)
+            sample = await run.speak() if run.write(self._chat.encode(opened)) else None
             if sample is None or not sample.finished:
                 return "max_tokens", None
-            said = self._opened(arm) + self._chat.decode(sample.token_ids)
-            action = self._dialect.read(said, run.shown).action
+            action = self._dialect.read(opened + self._chat.decode(sample.token_ids), run.shown).action
             if isinstance(action, Answer):
-                return "answer", action.text
-            if arm == "no_tool" or (isinstance(action, Unreadable) and repairs == self._config.max_repairs):
+                if opened != self._dialect.call_opens:
+                    return "answer", action.text
+                action = malformed("finish the call that was begun")
+            if opened == self._dialect.answer_opens:
                 return "malformed", None
             if isinstance(action, Unreadable):
+                if repairs == self._config.max_repairs:
+                    return "malformed", None
                 repairs += 1
                 done = [_refused(action)]
             else:
                 calls = action.calls if isinstance(action, Calls) else (action,)
                 if len(run.calls) + len(calls) > self._config.max_calls:
                     return "max_calls", None
-                done = [await self._execute(call, run, augmentation) for call in calls]
+                done = [await self._execute(call, run, augmentation, arm) for call in calls]
             if not run.observe(done):
                 return "max_tokens", None
 
-    async def _execute(self, call: ToolCall, run: _Run, augmentation: str) -> ExecutedCall:
+    def _opens(self, arm: Arm, calls: Sequence[ExecutedCall]) -> str:
+        """What the policy's next turn is opened with, after the calls so far."""
+        if arm in ("no_tool", "random_tool"):
+            return self._dialect.answer_opens
+        if arm == "forced_tool" and not any(done.call.name for done in calls):
+            return self._dialect.call_opens
+        return ""
+
+    async def _guess(self, run: _Run, random: np.random.Generator, count: int, augmentation: str) -> bool:
+        """Make random calls in the policy's place, as many as there are words for; False when no room is left."""
+        for _ in range(min(count, self._config.max_calls)):
+            drawn = self._random_call(run, random)
+            if drawn is None:
+                break
+            call, text = drawn
+            if not run.write(self._chat.written(text)):
+                return False
+            if not run.observe([await self._execute(call, run, augmentation, "random_tool")]):
+                return False
+        return True
+
+    def _random_call(self, run: _Run, random: np.random.Generator) -> tuple[ToolCall, str] | None:
+        """A random call and how the dialect writes it."""
+        for _ in range(WORD_TRIES):
+            call = self._toolbox.random_call(run.workspace, random)
+            if call is None:
+                return None
+            try:
+                return call, self._dialect.write_call(call, "", run.shown)
+            except ContractError:
+                continue
+        return None
+
+    async def _execute(self, call: ToolCall, run: _Run, augmentation: str, arm: Arm) -> ExecutedCall:
+        if arm == f"without_{call.name}":
+            return ExecutedCall(call=call, observation=_refused(_SWITCHED_OFF).observation)
         started = time.perf_counter()
         done, run.workspace = await self._toolbox.execute(call, run.workspace)
         done = await self._seen(done, augmentation)
         run.tools_s += time.perf_counter() - started
         return done
-
-    def _opened(self, arm: Arm) -> str:
-        return self._dialect.answer_opens if arm == "no_tool" else ""
 
     async def _seen(self, done: ExecutedCall, augmentation: str) -> ExecutedCall:
         """Add what the model sees of a picture that came back."""
@@ -178,6 +229,9 @@ class Agent:
             workspace=run.workspace,
             reason=reason,
         )
+
+
+_SWITCHED_OFF = Unreadable(code="unavailable", hint="this tool is switched off")
 
 
 class _Run:
@@ -210,6 +264,17 @@ class _Run:
         """The turn that asks, and the pictures it shows."""
         self._add(opening)
         self.shown += shown
+
+    def write(self, token_ids: Sequence[int]) -> bool:
+        """Add what is written for the policy to the turn before its own; False, and nothing is added, when it leaves
+        no room to go on.
+        """
+        if len(self._ids) + len(token_ids) >= self._config.max_model_len:
+            return False
+        last = self.turns[-1]
+        self.turns[-1] = replace(last, token_ids=(*last.token_ids, *token_ids))
+        self._ids += token_ids
+        return True
 
     async def speak(self) -> Sample | None:
         """Sample the next assistant's turn; None when not one token of room is left."""

@@ -19,8 +19,9 @@ class GenerationConfig:
     tensor_parallel_size: devices that share one model. num_threads: of the engine's processor threads.
     processor_cache_gb: preprocessed pictures kept, GiB. canary_tolerance: largest log-prob difference, in nats, at
     which new weights are taken: what the numerics of dtype allow. seed: of the engine; requests have seeds of their
-    own. grammar: a tool call, once opened, is sampled under the tools' grammar (actors/grammar.py), so it cannot be
-    malformed; tokens that the grammar shaped are not learned from.
+    own. lora_rank: of the adapters served beside the base model's weights, at most; 0 serves none, and whole weights
+    are loaded instead. grammar: a tool call, once opened, is sampled under the tools' grammar (actors/grammar.py), so
+    it cannot be malformed; tokens that the grammar shaped are not learned from.
     """
 
     max_model_len: int = 1024
@@ -36,6 +37,7 @@ class GenerationConfig:
     processor_cache_gb: float = 0.1
     canary_tolerance: float = 0.01
     seed: int = 0
+    lora_rank: int = 0
     grammar: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class GenerationConfig:
             raise ValueError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
         if self.kv_cache_memory_bytes is not None and self.kv_cache_memory_bytes < 2**20:
             raise ValueError(f"kv_cache_memory_bytes must be at least 1 MiB, got {self.kv_cache_memory_bytes}")
+        if not 0 <= self.lora_rank <= 512:
+            raise ValueError(f"lora_rank must be from 0 to 512, got {self.lora_rank}")
         if self.canary_tolerance <= 0:
             raise ValueError(f"canary_tolerance must be positive, got {self.canary_tolerance}")
 

@@ -8,6 +8,7 @@ New weights go live between two steps of the engine. While it is paused the weig
 computed with the old ones (keys and values, also of requests in flight, and visual features) is dropped and
 recomputed on demand. So a token's version says exactly which weights produced it *and* its context: what was sampled
 before the pause keeps the old version, and what comes after agrees with a fresh engine that holds the new weights.
+An adapter needs no pause: it joins the ones in use (actors/adapters.py), and a request keeps the one it began with.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from actors.adapters import MAX_SERVED, Adapter, Served, adapter_of, reserved_rank
 from actors.config import GenerationConfig
 from actors.grammar import Shaped
 from actors.lifeline import children_die_with_us
@@ -96,6 +98,7 @@ class VllmGenerator:
         self._files = model_files(model)
         self._held = shapes(self._files)
         self._refused: set[int] = set()
+        self._adapters = Served(engine.remove_lora)
         self._loading = asyncio.Lock()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -152,11 +155,15 @@ class VllmGenerator:
         prompt = self._prompt(prompt_ids, images)
         while True:
             number = f"r{next(self._numbers)}"
+            adapter = self._adapters.newest
             with _death_of_the_engine():
-                async for output in self._engine.generate(prompt, parameters, number):
-                    final = output
+                with self._adapters.using(adapter):
+                    lora = None if adapter is None else adapter.request()
+                    async for output in self._engine.generate(prompt, parameters, number, lora_request=lora):
+                        final = output
+                await self._adapters.sweep()
             await self._settled.wait()
-            sample = await self._marked(self._sample(final, len(prompt_ids)))
+            sample = await self._marked(self._sample(final, len(prompt_ids), adapter))
             if not any(span.version in self._refused for span in sample.versions):
                 return sample
 
@@ -169,26 +176,79 @@ class VllmGenerator:
     async def load(self, weights: Weights) -> float:
         """See Generator.load. Waits for an earlier load to end. The canary is scheduled before any other request.
 
+        Raises WeightsError for an adapter where none is served (lora_rank is 0), and for whole weights where one is.
+        """
+        if weights.adapter != (self._config.lora_rank > 0):
+            given, wanted = ("an adapter", "whole weights") if weights.adapter else ("whole weights", "an adapter")
+            raise WeightsError(
+                f"version {weights.version} is {given} where the engine takes {wanted}: "
+                f"generation.lora_rank is {self._config.lora_rank}"
+            )
+        async with self._loading:
+            return await (self._load_adapter(weights) if weights.adapter else self._load_whole(weights))
+
+    async def _load_adapter(self, weights: Weights) -> float:
+        """Let an adapter join; new requests take it once its canary agreed. Returns the seconds the engine took it in.
+
+        Waits while the requests of earlier adapters hold all places.
+        """
+        served, adapter = self._adapters, adapter_of(weights)
+        await asyncio.to_thread(verify, weights, {tensor.name: tensor.shape for tensor in weights.tensors})
+        with _death_of_the_engine():
+            await served.room()
+        started = time.perf_counter()
+        await self._unless_dead(self._join(adapter))
+        pause_s = time.perf_counter() - started
+        with served.on_trial(adapter):
+            gap = await self._unless_dead(self._tried(weights.canary, adapter))
+            if gap <= self._config.canary_tolerance:
+                served.newest, self._version = adapter, weights.version
+        with _death_of_the_engine():
+            await served.sweep()
+        if served.newest != adapter:
+            raise self._refusal(weights.version, gap)
+        return pause_s
+
+    async def _join(self, adapter: Adapter) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._engine.add_lora(adapter.request())
+        except EngineDeadError:
+            raise
+        except Exception as error:  # whatever a worker raised arrives as a plain Exception with its text
+            raise WeightsError(f"version {adapter.version}: the engine refuses the adapter ({error})") from error
+
+    async def _tried(self, canary: Canary | None, adapter: Adapter) -> float:
+        """The canary's largest difference under `adapter`."""
+        waiting = await self._add_canary(canary, adapter)
+        return 0.0 if canary is None else await _canary_gap(waiting, canary)
+
+    def _refusal(self, version: int, gap: float) -> WeightsError:
+        return WeightsError(
+            f"version {version} is refused: its canary differs by {gap:.3g} nats, and at most "
+            f"{self._config.canary_tolerance:g} is allowed; version {self._version} stays"
+        )
+
+    async def _load_whole(self, weights: Weights) -> float:
+        """Replace the weights between two steps.
+
         Should a worker fail half-way in spite of all checks, its model is in pieces: the engine ends, requests in
         flight get its error, and WeightsError says so.
         """
-        async with self._loading:
-            await asyncio.to_thread(verify, weights, self._held)
-            old_version, old_files = self._version, self._files
-            self._settled.clear()
-            try:
-                pause_s, gap = await self._unless_dead(self._switch(weights.buckets, weights.version, weights.canary))
-                if not gap <= self._config.canary_tolerance:  # a NaN is refused too
-                    self._refused.add(weights.version)
-                    await self._unless_dead(self._switch(old_files, old_version, None))
-                    raise WeightsError(
-                        f"version {weights.version} is refused: its canary differs by {gap:.3g} nats, and at most "
-                        f"{self._config.canary_tolerance:g} is allowed; version {old_version} stays"
-                    )
-            finally:
-                self._settled.set()
-            self._held = {tensor.name: tensor.shape for tensor in weights.tensors}
-            return pause_s
+        await asyncio.to_thread(verify, weights, self._held)
+        old_version, old_files = self._version, self._files
+        self._settled.clear()
+        try:
+            pause_s, gap = await self._unless_dead(self._switch(weights.buckets, weights.version, weights.canary))
+            if not gap <= self._config.canary_tolerance:  # a NaN is refused too
+                self._refused.add(weights.version)
+                await self._unless_dead(self._switch(old_files, old_version, None))
+                raise self._refusal(weights.version, gap)
+        finally:
+            self._settled.set()
+        self._held = {tensor.name: tensor.shape for tensor in weights.tensors}
+        return pause_s
 
     async def ping(self) -> None:
         """Proof of the engine's life. Raises ActorDied when it has ended."""
@@ -257,7 +317,7 @@ class VllmGenerator:
             await self.close()
             raise WeightsError(f"a worker could not load {', '.join(files)} ({error}); the engine has ended") from error
 
-    async def _add_canary(self, canary: Canary | None) -> list[Any]:
+    async def _add_canary(self, canary: Canary | None, adapter: Adapter | None = None) -> list[Any]:
         """One request a token: each scores its token after the ones before it, as the sampler would see it."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -277,7 +337,10 @@ class VllmGenerator:
             )
             prompt = self._prompt((*canary.prompt_ids, *canary.token_ids[:index]), canary.images)
             number = f"c{next(self._numbers)}"
-            waiting.append(await self._engine.add_request(number, prompt, parameters, priority=_FIRST))
+            lora = None if adapter is None else adapter.request()
+            waiting.append(
+                await self._engine.add_request(number, prompt, parameters, priority=_FIRST, lora_request=lora)
+            )
         return waiting
 
     def _prompt(self, prompt_ids: Sequence[int], images: Sequence[MediaRef]) -> Any:
@@ -309,7 +372,7 @@ class VllmGenerator:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _sample(self, final: RequestOutput, num_prompt_tokens: int) -> Sample:
+    def _sample(self, final: RequestOutput, num_prompt_tokens: int, adapter: Adapter | None) -> Sample:
         if len(final.prompt_token_ids or ()) != num_prompt_tokens:
             raise ContractError(
                 f"the engine saw {len(final.prompt_token_ids or ())} prompt tokens where the chat wrote "
@@ -320,13 +383,14 @@ class VllmGenerator:
         chosen = output.logprobs or []
         if len(chosen) != len(token_ids) or output.weight_versions is None:
             raise ContractError("the engine returned ids without log-probs or versions")
+        spans = [(span.start, span.end, int(span.version)) for span in output.weight_versions]
+        if adapter is not None:  # the base's version is the engine's, and the base never changes
+            spans = [(0, len(token_ids), adapter.version)]
         return Sample(
             token_ids=token_ids,
             logprobs=tuple(position[token].logprob for position, token in zip(chosen, token_ids, strict=True)),
             versions=tuple(
-                VersionSpan(start=span.start, stop=span.end, version=int(span.version))
-                for span in output.weight_versions
-                if span.end > span.start
+                VersionSpan(start=start, stop=stop, version=version) for start, stop, version in spans if stop > start
             ),
             finished=output.finish_reason == "stop",
         )
@@ -353,6 +417,10 @@ def _start_engine(model: Path, config: GenerationConfig) -> AsyncLLM:
         scheduling_policy="priority",
         generation_config="vllm",
         worker_extension_cls="actors.worker_extension.WorkerExtension",
+        enable_lora=config.lora_rank > 0,
+        max_lora_rank=reserved_rank(config.lora_rank),
+        max_loras=MAX_SERVED,
+        max_cpu_loras=MAX_SERVED,
         enable_log_requests=False,
         disable_log_stats=True,
         seed=config.seed,

@@ -7,7 +7,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHASE_COLOURS = {"base": "#8a8f98", "sft": "#3b82f6", "rft": "#a855f7", "ttrl": "#f59e0b"}
 """Readable on white and on near-black."""
@@ -52,13 +55,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _draw(points: Sequence[tuple[int, float, str]], *, salt: str) -> str:
-    """One small chart: every value faintly, their running mean clearly, a colour a phase."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style = {
+def svg_style(salt: str) -> dict[str, Any]:
+    """matplotlib's settings for every drawing. salt: what its ids are made of, so that a page's do not meet."""
+    return {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.size": 9,
@@ -72,7 +71,25 @@ def _draw(points: Sequence[tuple[int, float, str]], *, salt: str) -> str:
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
-    with mpl.rc_context(style):
+
+
+def as_inline_svg(figure: Figure) -> str:
+    """A drawn figure as an element of a page: no size of its own, its ink the page's colour."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt" width="[\d.]+pt"', "", svg, count=1)
+
+
+def _draw(points: Sequence[tuple[int, float, str]], *, salt: str) -> str:
+    """One small chart: every value faintly, their running mean clearly, a colour a phase."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(svg_style(salt)):
         figure = Figure(figsize=(3.4, 1.9), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -85,12 +102,7 @@ def _draw(points: Sequence[tuple[int, float, str]], *, salt: str) -> str:
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
         axes.locator_params(axis="both", nbins=4)
         axes.tick_params(length=0)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt" width="[\d.]+pt"', "", svg, count=1)
+        return as_inline_svg(figure)
 
 
 def running_mean(values: Sequence[float]) -> list[float]:

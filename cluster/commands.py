@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -33,7 +33,7 @@ class Verbs(Protocol):
 
     def adapt(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
 
-    def eval(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
+    def eval(self, config: RunConfig, *, progress: Progress) -> Awaitable[Result]: ...
 
     def pretrain(self, config: RunConfig, *, progress: Progress, resume: bool) -> Awaitable[Summary]: ...
 
@@ -84,6 +84,22 @@ def _work(verb: str) -> Callable[[Invocation], int]:
     return execute
 
 
+def _eval(invocation: Invocation) -> int:
+    short = replace(invocation, overrides=tuple(map(evaluation_override, invocation.overrides)))
+    return _perform(short, lambda verbs, config, progress: verbs.eval(config, progress=progress))
+
+
+def evaluation_override(text: str) -> str:
+    """The key that a short name of `eval` stands for; a path may hold what Hydra would read otherwise."""
+    key, equals, value = text.partition("=")
+    if not equals or key not in ("qa", "data", "num_tasks"):
+        return text
+    if key == "num_tasks":
+        return f"evaluation.num_tasks={value}"
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"evaluation.{key}='{quoted}'"
+
+
 def _ask(invocation: Invocation) -> int:
     picture = Path(invocation.options.file)
     _check_media(picture, invocation.overrides)
@@ -98,7 +114,6 @@ def _ask(invocation: Invocation) -> int:
 def _check_media(path: Path, overrides: Sequence[str]) -> None:
     """Refuse a missing or truncated file before anything is started; of a video two frames are tried."""
     import tempfile
-    from dataclasses import replace
 
     from actors.files import open_media
     from cluster.config import load
@@ -186,6 +201,22 @@ def _real_verbs() -> Verbs:
     return verbs
 
 
+def _data(invocation: Invocation) -> int:
+    """Write, show or compare sets of tasks; 1 where sets share a picture and --refuse was given."""
+    from cluster.config import load
+    from cluster.data_verb import perform
+    from cluster.progress import make_progress
+
+    with _stdout(only_json=invocation.as_json) as out:
+        progress = make_progress()
+        try:
+            result, status = perform(invocation.options, load(invocation.overrides), progress)
+        finally:
+            progress.close()
+        _show(result, out, as_json=invocation.as_json)
+    return status
+
+
 def _report(invocation: Invocation) -> int:
     from cluster.report import rebuild
 
@@ -268,6 +299,13 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{parser.description}: [qa=FILE] [data=DIR] [num_tasks=N]. qa names the questions (a JSONL or Parquet file, "
+        "a folder that holds one, hf:NAME or easy-vqa), data the folder that the paths of their media start from."
+    )
+
+
 def _ask_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="a picture or video file")
     parser.add_argument("question", help="what to find out about it")
@@ -289,6 +327,29 @@ def _tool_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="page",
         help="write the page about the tools instead (default docs/tools.md)",
     )
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("what", choices=("world", "show", "leaks"), help="write a set of the world, show one, or compare")
+    add(
+        "sets",
+        nargs="*",
+        metavar="set",
+        help="a JSONL or Parquet file, a folder that holds one, hf:NAME or easy-vqa; of leaks also world:SPLIT or a "
+        "run's folder, which stands for its neighbour index",
+    )
+    add("--media", metavar="DIR", help="where the paths in a set start from (default: beside it)")
+    add("--out", metavar="DIR", help="world: the folder to write to")
+    add("--split", default="test", help="world: train, validation, test or index (default test)")
+    add("--shift", default="", help="world: a change of its look, like dark:0.3")
+    add("--count", type=int, metavar="N", help="world: tasks (default 1000); leaks: at most so many of each set")
+    add("--force", action="store_true", help="world: replace what is there")
+    add("--rows", type=int, default=8, metavar="N", help="show: how many rows (default 8)")
+    add("--check", action="store_true", help="show: decode all media, not only those of the first rows")
+    add("--distance", type=int, metavar="N", help="leaks: bits of 256 between near-duplicates (default 24)")
+    add("--exact", action="store_true", help="leaks: look for equal pixels only")
+    add("--refuse", action="store_true", help="leaks: exit with 1 where two sets share a picture")
 
 
 def _reenact_arguments(parser: argparse.ArgumentParser) -> None:
@@ -317,7 +378,12 @@ COMMANDS: Mapping[str, Command] = {
         _verb("sft", "phase 1: imitate traces of tool use"),
         _verb("rft", "phase 2: curiosity-coherence reward fine-tuning"),
         _verb("adapt", "phase 3: Pixel TTRL, learning without labels"),
-        _verb("eval", "measure the newest policy of a run on held-out tasks"),
+        Command(
+            name="eval",
+            help="measure the newest policy of a run on held-out tasks, or on a set of yours",
+            arguments=_eval_arguments,
+            execute=_eval,
+        ),
         Command(
             name="ask",
             help="put a question about a picture or a video to the newest policy of a run",
@@ -336,6 +402,12 @@ COMMANDS: Mapping[str, Command] = {
             arguments=_reenact_arguments,
             execute=_reenact,
             takes_overrides=False,
+        ),
+        Command(
+            name="data",
+            help="write tasks of the world as a set, show a set, or find what sets share",
+            arguments=_data_arguments,
+            execute=_data,
         ),
         Command(name="bench", help="measure against peers", arguments=_bench_arguments, execute=_bench),
         Command(
@@ -387,7 +459,7 @@ def parse(command: Command, words: Sequence[str], verbs: Verbs | None) -> Invoca
         )
     num_positionals = {"ask": 2, "tool": 3}.get(command.name)
     kept, overrides = split_overrides(words, num_positionals if command.takes_overrides else len(words))
-    return Invocation(options=parser.parse_args(kept), overrides=overrides, verbs=verbs)
+    return Invocation(options=parser.parse_intermixed_args(kept), overrides=overrides, verbs=verbs)
 
 
 class _Parser(argparse.ArgumentParser):

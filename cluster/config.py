@@ -19,7 +19,7 @@ from actors.config import ActorConfig, GenerationConfig, ViewConfig, VotingConfi
 from actors.dialects.config import DialectConfig
 from actors.tasks.config import WorldConfig
 from actors.tools.config import ToolsConfig
-from actors.traces import Emphasis
+from actors.traces.config import Emphasis, TraceConfig
 from cluster.phases import EvaluationConfig, Phases
 from cluster.runtime import RuntimeConfig
 from cluster.strict import convert, key_paths, unknown_key
@@ -28,17 +28,20 @@ from learner.config import LearnerConfig
 from replay.config import Durability
 
 GROUPS = ("model", "hardware", "experiment")
+SHORT = {"data.reader": "evaluation.reader"}
+"""Keys that people write shorter, and what they stand for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The base model. path: a directory that transformers loads, or "" for the small one that this project makes
-    itself.
+    """The base model. path: a directory that transformers loads, or "" for the small one that comes with this
+    project. fresh: make the small one anew, by this configuration's recipe (`phases.pretrain`).
 
     system: the system prompt ("" for none). dialect: how it writes tool calls.
     """
 
     path: str = ""
+    fresh: bool = False
     system: str = ""
     dialect: DialectConfig = field(default_factory=DialectConfig)
 
@@ -64,6 +67,7 @@ class RunConfig:
     view: ViewConfig = field(default_factory=ViewConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
     emphasis: Emphasis = field(default_factory=Emphasis)
+    traces: TraceConfig = field(default_factory=TraceConfig)
     voting: VotingConfig = field(default_factory=VotingConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -136,7 +140,7 @@ def _override(text: str, known: Sequence[str]) -> str:
         raise ConfigError(f"{text}: not an override; write key=value")
     if key in GROUPS:
         return text
-    name = key.lstrip("+~")
+    name = SHORT.get(key.lstrip("+~"), key.lstrip("+~"))
     if name not in known:
         raise unknown_key(name, [*known, *GROUPS])
     return text if key.startswith("~") else f"++{name}={text.partition('=')[2]}"

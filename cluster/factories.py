@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import RunConfig
-from cluster.phases import SftPhase
+from cluster.phases import ImitationPhase
 from common.media import FolderMediaStore
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from actors.actor import Actor
+    from actors.config import GenerationConfig
     from actors.tasks.source import PretrainSource, TaskSource
     from learner.config import Curriculum, LearnerConfig
     from learner.learner import Learner
@@ -79,7 +80,8 @@ async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, vers
     chat = Chat.from_model(site.model, system=dialect.system(system) if config.model.dialect.tool_list else system)
     toolbox = build_toolbox(config.tools, site.media)
     grammar = turn_grammar(dialect.tools()) if config.generation.grammar else None
-    generator = await VllmGenerator.start(site.model, chat, store, config.generation, version=version, grammar=grammar)
+    generation = generation_config(config)
+    generator = await VllmGenerator.start(site.model, chat, store, generation, version=version, grammar=grammar)
     await toolbox.start()
     return Actor(
         name=name,
@@ -94,6 +96,8 @@ async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, vers
         voting=config.voting,
         emphasis=config.emphasis,
         dialect=dialect,
+        traces=replace(config.traces, seed=config.seed),
+        again=toolbox.uncached() if config.traces.reenact else None,
     )
 
 
@@ -132,6 +136,7 @@ def build_learner(config: RunConfig, site: Site, meeting: str, *, rank: int, wor
 
 def build_captioner(config: RunConfig, site: Site, *, rank: int, world_size: int) -> Learner:
     """The learner that finishes the base model: one rank, on captions."""
+    from learner.config import RollbackConfig
     from learner.learner import Learner
 
     pretrain = config.phases.pretrain
@@ -141,11 +146,15 @@ def build_captioner(config: RunConfig, site: Site, *, rank: int, world_size: int
         config.learner.sft,
         schedule=schedule,
         batch_size=pretrain.caption_batch,
+        weighting=True,
         box_weight=0.0,
+        point_weight=0.0,
+        span_weight=0.0,
+        rollback=RollbackConfig(),
         curriculum=curriculum(pretrain.captions),
     )
     return Learner(
-        replace(config.learner, sft=sft),
+        replace(config.learner, sft=sft, lora=None),
         rank=rank,
         world_size=world_size,
         model_folder=site.model,
@@ -156,7 +165,7 @@ def build_captioner(config: RunConfig, site: Site, *, rank: int, world_size: int
 
 
 def build_warmup(config: RunConfig) -> Warmup:
-    from actors.tasks.scene import COLOURS
+    from actors.tasks.detection import WORDS
     from learner.base_model import BaseShape
     from learner.warmup import Warmup, WarmupConfig
 
@@ -169,7 +178,14 @@ def build_warmup(config: RunConfig) -> Warmup:
         num_threads=config.runtime.num_threads,
     )
     shape = BaseShape(grid_step=config.world.grid_step, view_side=config.view.side)
-    return Warmup(settings, shape, [f" {name}" for name in COLOURS])
+    return Warmup(settings, shape, [f" {name}" for name in WORDS])
+
+
+def generation_config(config: RunConfig) -> GenerationConfig:
+    """The engine's settings, with room for the adapters that the learner publishes."""
+    lora = config.learner.lora
+    rank = lora.rank if lora is not None and lora.publish == "adapter" else 0
+    return replace(config.generation, lora_rank=max(rank, config.generation.lora_rank))
 
 
 def learner_config(config: RunConfig) -> LearnerConfig:
@@ -185,7 +201,7 @@ def learner_config(config: RunConfig) -> LearnerConfig:
     return replace(learner, sft=sft, rft=rft, ttrl=ttrl)
 
 
-def curriculum(phase: SftPhase) -> tuple[Curriculum, ...]:
+def curriculum(phase: ImitationPhase) -> tuple[Curriculum, ...]:
     """Each level alone while it lasts."""
     from learner.config import Curriculum
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actors.actor import Actor
-from cluster.phases import RlPhase, SftPhase
+from cluster.phases import ImitationPhase, RlPhase
 from common.errors import ActorDied
 from common.seeds import seed_of
 from common.types import Sampling, Task
@@ -46,7 +46,7 @@ class Chunk:
     due: int
 
 
-def chunks(phase: SftPhase) -> Iterator[Chunk]:
+def chunks(phase: ImitationPhase) -> Iterator[Chunk]:
     """The traces of a phase in the order they are needed; a level's come in evenly over its steps."""
     begin = 0
     for number, level in enumerate(phase.levels, 1):
@@ -63,7 +63,7 @@ def chunks(phase: SftPhase) -> Iterator[Chunk]:
 
 
 async def imitate(
-    phase: SftPhase,
+    phase: ImitationPhase,
     *,
     learner: Ranks[Learner],
     make: Callable[[Chunk], Ref[bytes]],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actors.tasks.scene import Shift
+from actors.arms import ARMS, Arm
+from actors.tasks.shifts import Shift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +26,8 @@ class ImitationLevel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SftPhase:
-    """Phase 1. `chunk` traces are synthesised at a time, so learning starts before all are there."""
+class ImitationPhase:
+    """Learning from traces. `chunk` traces are synthesised at a time, so learning starts before all are there."""
 
     levels: tuple[ImitationLevel, ...] = ()
     chunk: int = 100
@@ -35,6 +36,28 @@ class SftPhase:
     @property
     def num_steps(self) -> int:
         return sum(level.num_steps for level in self.levels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftPhase(ImitationPhase):
+    """Phase 1. It ends with the weights that answered best, with tools, the first `validate_tasks` tasks of
+    `validate_split`; they are asked after every `validate_every` steps and after the last. 0: it ends with the last.
+    """
+
+    validate_every: int = 0
+    validate_tasks: int = 64
+    validate_split: str = "validation"
+
+    def __post_init__(self) -> None:
+        if self.validate_every < 0 or self.validate_tasks < 1:
+            raise ValueError(
+                "validate_every must not be negative and validate_tasks at least 1, "
+                f"got {self.validate_every}, {self.validate_tasks}"
+            )
+        if self.validate_split in ("train", "test"):
+            raise ValueError(
+                f"validate_split must be neither learned from nor reported on, got {self.validate_split!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +104,11 @@ class RlPhase:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationConfig:
     """num_tasks of `split`, at most `concurrency` rollouts at once. shift: of the tasks ("" for the world as
-    trained).
+    trained). strips: rollouts that a report shows step by step.
+
+    arms: of `pixelis eval` (actors/arms.py); phase_arms: at the end of each phase, fewer because a run waits for them.
+    qa, data, reader: `pixelis eval` measures on an outside set instead: its questions (a file, a folder or a name), the
+    folder that its media's paths start from ("" for where the questions are), and a reader of one's own.
     """
 
     num_tasks: int = 64
@@ -89,8 +116,17 @@ class EvaluationConfig:
     shift: str = ""
     concurrency: int = 16
     strips: int = 12
+    arms: tuple[Arm, ...] = ARMS
+    phase_arms: tuple[Arm, ...] = ("learned", "no_tool")
+    qa: str = ""
+    data: str = ""
+    reader: str = ""
 
     def __post_init__(self) -> None:
+        for name, least in (("arms", {"learned"}), ("phase_arms", {"learned", "no_tool"})):
+            given = getattr(self, name)
+            if not least <= set(given) or len(set(given)) < len(given):
+                raise ValueError(f"{name} must have {' and '.join(sorted(least))}, each once, got {list(given)}")
         if self.num_tasks < 1 or self.concurrency < 1:
             raise ValueError(f"num_tasks and concurrency must be at least 1, got {self.num_tasks}, {self.concurrency}")
         Shift.parse(self.shift)
@@ -105,7 +141,7 @@ class PretrainPhase:
     num_steps: int = 450
     batch_size: int = 64
     lr: float = 2e-3
-    captions: SftPhase = field(default_factory=SftPhase)
+    captions: ImitationPhase = field(default_factory=ImitationPhase)
     caption_lr: float = 2e-3
     caption_batch: int = 64
 

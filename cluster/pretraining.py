@@ -1,4 +1,4 @@
-"""The base model of a run: a directory that was given, or the small one, made once and kept beside the runs.
+"""The base model of a run: a directory that was given, the small one that comes with this project, or one made anew.
 
 warm-up    the vision tower learns to see (learner/warmup.py)
 captions   the language side learns what the words mean, how a place is written, and to copy
@@ -23,21 +23,37 @@ from cluster.runs import write_atomically
 from cluster.runtime import Ranks, Ref, Runtime
 from cluster.system import environment, open_site
 from common.errors import ModelError
+from common.media import content_digest
 from learner.learner import Learner
 from learner.warmup import Warmup
 
 if TYPE_CHECKING:
     from cluster.runtime import Handle
 
+SHIPPED = Path(__file__).parents[1] / "actors" / "models" / "small"
 SCENES_A_CALL = 250
 STEPS_A_CALL = 50
 
 
 async def base_model(config: RunConfig, runtime: Runtime, progress: Progress) -> Path:
-    """The base model's directory, made now if it is the small one and not there yet. Raises ModelError, one line."""
+    """The base model's directory, made now if it is to be fresh and is not there yet. Raises ModelError, one line."""
     if config.model.path:
         return checked(Path(config.model.path))
-    return await small_model(config, runtime, progress)
+    if config.model.fresh:
+        return await small_model(config, runtime, progress)
+    return shipped(config)
+
+
+def shipped(config: RunConfig) -> Path:
+    """The small model that comes with this project. Raises ModelError where it sees or writes otherwise than asked."""
+    made = json.loads((checked(SHIPPED) / "pretrain.json").read_text())
+    sees, writes = made["view"]["side"], made["world"]["grid_step"]
+    if (config.view.kind, config.view.side, config.world.grid_step) != ("fixed", sees, writes):
+        raise ModelError(
+            f"the small model that comes with pixelis sees views of {sees} px and writes on a grid of {writes}; "
+            "set view.kind=fixed, view.side and world.grid_step to that, or model.fresh=true to make another"
+        )
+    return SHIPPED
 
 
 async def small_model(config: RunConfig, runtime: Runtime, progress: Progress) -> Path:
@@ -84,7 +100,13 @@ async def _pretrain(config: RunConfig, runtime: Runtime, progress: Progress, fol
             curve += await _caption(config, runtime, site, source, progress)
         finally:
             await runtime.kill(source)
-        made_from = {"phase": asdict(config.phases.pretrain), "world": asdict(config.world), "seed": config.seed}
+        made_from = {
+            "phase": asdict(config.phases.pretrain),
+            "world": asdict(config.world),
+            "view": asdict(config.view),
+            "seed": config.seed,
+            "digest": content_digest((site.model / "model.safetensors").read_bytes()),
+        }
         write_atomically(site.model / "pretrain.json", json.dumps({**made_from, "curve": curve}, indent=2))
         shutil.rmtree(folder, ignore_errors=True)
         site.model.rename(folder)

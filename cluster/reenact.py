@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.tools.cache import ResultCache
+from actors.tools.cache import Forgetful
 from actors.tools.catalogue import describe_back_ends, furnish
 from actors.tools.config import ToolsConfig
 from actors.tools.pool import WorkerPool
-from actors.tools.ports import Result
 from actors.tools.runners import InProcess
 from actors.tools.toolbox import Toolbox
 from cluster.progress import Progress
@@ -118,16 +117,6 @@ class Reenactment:
                 table.add_row(item.rollout_id, str(item.number), item.tool, item.verdict, item.recorded, item.found)
             lines.append(table)
         return Group(*lines)
-
-
-class Forgetful(ResultCache):
-    """A cache that never remembers, so every call is executed."""
-
-    def get(self, key: str) -> Result | None:
-        return None
-
-    def put(self, key: str, result: Result) -> None:
-        pass
 
 
 async def reenact(folder: Path, rollout_id: str | None, progress: Progress) -> Reenactment:

@@ -11,13 +11,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.charts import PHASE_COLOURS, curves
 from cluster.runs import read_metrics, read_summary, write_atomically
 from cluster.summary import COLUMNS, cells, clock
 from common.errors import RunFolderError
 from common.types import Box
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TITLES = {"base": "Base", "sft": "SFT", "rft": "CC-RFT", "ttrl": "Pixel TTRL"}
 
@@ -79,8 +82,8 @@ def rebuild(folder: Path) -> Path:
     return write_atomically(folder / "report.html", render(summary, read_metrics(folder), strips))
 
 
-def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], strips: Sequence[Strip]) -> str:
-    """The page as text."""
+def templates() -> Environment:
+    """The pages' templates; what is put into them is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -93,13 +96,23 @@ def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], str
     environment.filters["uri"] = _data_uri
     environment.filters["size"] = png_size
     environment.filters["breakable"] = lambda text: text.replace(",", ",\u200b")
-    template = environment.get_template("report.html.j2")
+    return environment
+
+
+def render(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], strips: Sequence[Strip]) -> str:
+    """The page as text."""
+    from cluster.evaluation.page import section_of  # which needs this module's templates
+
+    template = templates().get_template("report.html.j2")
+    evaluated = [phase for phase in summary["phases"] if phase.get("comparison")]
     sections = {
         section: [strip for strip in strips if strip.section == section]
         for section in dict.fromkeys(strip.section for strip in strips)
     }
     return template.render(
         summary=summary,
+        evaluation=section_of(evaluated[-1]) if evaluated else None,
+        evaluated=evaluated[-1]["name"] if evaluated else "",
         columns=COLUMNS,
         rows=[(phase["name"], cells(phase)) for phase in summary["phases"]],
         titles=TITLES,

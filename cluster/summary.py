@@ -19,7 +19,8 @@ class PhaseSummary:
     racpr: share with at least one visual call, with two or more distinct chained tools. token_kl: to the anchor, nats
     a token. policy_lag: the largest learned from. *_share: of the phase's wall time; acting and learning overlap, so
     they may add up to more than 1. A phase that did not train has no learner figures. shift: what a phase adapted
-    to; shifted_accuracy_before, shifted_accuracy: on tasks under it, before and after, with tools.
+    to; shifted_accuracy_before, shifted_accuracy: on tasks under it, before and after, with tools. comparison: every
+    figure of every arm that was measured (cluster/evaluation/results.Comparison), as JSON values.
     """
 
     name: str
@@ -40,6 +41,7 @@ class PhaseSummary:
     learning_share: float | None = None
     wall_s: float = 0.0
     accuracy_by_family: Mapping[str, float] = field(default_factory=dict)
+    comparison: Mapping[str, Any] = field(default_factory=dict)
     shift: str = ""
     shifted_accuracy_before: float | None = None
     shifted_accuracy: float | None = None

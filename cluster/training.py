@@ -7,17 +7,21 @@ stopped or killed goes on where it was, and one that is finished only says again
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from actors.actor import Actor, Outcome
 from actors.tasks.source import TaskSource
-from cluster.evaluation import answer, mean, measure, phase_row
+from cluster.evaluation.arms import answer, held_out, mean, measure
+from cluster.evaluation.phase import phase_row
 from cluster.loop import Chunk, imitate, reinforce
-from cluster.phases import RlPhase
+from cluster.phases import RlPhase, SftPhase
 from cluster.runtime import Ref
+from cluster.selection import Hands, Selection
 from cluster.summary import PhaseSummary
 from cluster.system import System, load_state, next_version
 from learner.learner import Learner
@@ -30,6 +34,8 @@ SAVE_S = 6.0
 """How long saving may take when a person stops a run."""
 TRACED_SPLIT, INDEXED_SPLIT, NUM_INDEXED = "train", "index", 64
 """Traces and rollouts learn from one split; past experiences for the vote come from another."""
+BEST = "best"
+"""Folder, within the run's, of the best weights of a phase that chooses them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +60,7 @@ async def train(system: System, wanted: Sequence[PhaseName]) -> Trained:
             rows[name], trained.outcomes = await _row(system, name, wall_s)
             done = [asdict(rows[key]) for key in ORDER if key in rows]
             await system.checkpoint(name, num_steps(system, name), rows=done)
+            shutil.rmtree(system.run.path / BEST, ignore_errors=True)
             system.reached = None
     except asyncio.CancelledError:
         if system.reached is not None:  # stopped by a person: keep what was learned since the last checkpoint
@@ -92,7 +99,7 @@ async def _under_shift(system: System, phase: RlPhase) -> float:
     """Accuracy with tools on held-out tasks under the shift that `phase` adapts to."""
     settings = system.config.evaluation
     tasks = await system.source.call(TaskSource.tasks, settings.split, 0, settings.num_tasks, phase.shift)
-    outcomes = await answer(system, tasks, "learned", concurrency=settings.concurrency)
+    outcomes = await answer(system, tasks)
     return mean([outcome.score for outcome in outcomes])
 
 
@@ -114,11 +121,43 @@ async def _sft(system: System, first_step: int) -> None:
         )
         return system.pick_actor().send(Actor.trace, plans)
 
+    selection = _selection(system, phase)
+
     async def after_step(step: int, metrics: dict[str, float]) -> None:
+        metrics |= await selection.look(step)
         await system.after_step("sft", step, metrics, checkpoint=step % phase.checkpoint_every == 0)
 
+    await selection.look(first_step)  # a run may have been stopped between a step and its validation
     await imitate(phase, learner=system.learner, make=make, after_step=after_step, first_step=first_step)
+    if why := await selection.choose():
+        system.progress.note(f"SFT ends with the weights {why}")
     await system.broadcast()
+
+
+def _selection(system: System, phase: SftPhase) -> Selection:
+    """Validation with tools by the system's actors; the record is `sft_validation` in state.json."""
+
+    async def validate(step: int) -> float:
+        system.progress.start("SFT: validating with tools", phase.validate_tasks)
+        await system.broadcast()
+        tasks = await system.source.call(TaskSource.tasks, phase.validate_split, 0, phase.validate_tasks, "")
+        accuracy = mean([outcome.score for outcome in await answer(system, tasks)])
+        system.progress.update(len(tasks), accuracy=accuracy)
+        system.progress.start(TITLES["sft"], phase.num_steps)
+        system.progress.update(step)
+        return accuracy
+
+    async def go_back(folder: Path) -> None:
+        await system.learner.call_all(Learner.restore, folder, next_version(system.run.path))
+
+    hands = Hands(
+        validate=validate,
+        keep=lambda folder: system.learner.call_all(Learner.save, folder),
+        go_back=go_back,
+        record=lambda values: system.save_state(sft_validation=values),
+    )
+    recorded = load_state(system.run.path).get("sft_validation", {})
+    return Selection(phase, hands, folder=system.run.path / BEST, recorded=recorded)
 
 
 async def _rl(system: System, phase: RlPhase, first_step: int) -> None:
@@ -147,7 +186,7 @@ async def _rl(system: System, phase: RlPhase, first_step: int) -> None:
 async def remember(system: System) -> None:
     """Fill the neighbour index with what the policy itself does on tasks of a split of their own; no truth is used."""
     tasks = await system.source.call(TaskSource.tasks, INDEXED_SPLIT, 0, NUM_INDEXED)
-    outcomes = await answer(system, tasks, "learned", concurrency=system.config.evaluation.concurrency)
+    outcomes = await answer(system, tasks)
     for task, outcome in zip(tasks, outcomes, strict=True):
         await system.replay.call(
             ReplayBuffer.remember,
@@ -163,8 +202,9 @@ async def remember(system: System) -> None:
 async def _row(system: System, name: PhaseName, wall_s: float) -> tuple[PhaseSummary, tuple[Outcome, ...]]:
     """Evaluate the policy at the end of a phase and say how the phase ran."""
     settings, tally = system.config.evaluation, system.tally
-    measured = await measure(system, settings, strips=settings.strips)
-    row = phase_row(name, measured, seed=system.config.seed, token_kl=tally.token_kl)
+    tasks = await held_out(system, settings)
+    measured = await measure(system, tasks, settings.phase_arms, strips=settings.strips)
+    row = await asyncio.to_thread(phase_row, name, measured, seed=system.config.seed, token_kl=tally.token_kl)
     if name == "base":
         return replace(row, token_kl=0.0), measured.learned
     stats = await system.replay.call(ReplayBuffer.stats)

@@ -6,6 +6,7 @@ last policy stands in `runs/<name>/policy` as a model directory, which `eval` an
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -19,7 +20,8 @@ from actors.actor import Actor, Outcome
 from actors.tasks.source import TaskSource
 from cluster.benchmarks.machine import describe, versions
 from cluster.config import RunConfig, as_values, digest
-from cluster.evaluation import answer, mean, measure, phase_row
+from cluster.evaluation.arms import Measured, answer, held_out, mean, measure, outside, place_of
+from cluster.evaluation.results import Evaluation, compare, item_lines, to_be_read
 from cluster.memory import watched
 from cluster.pretraining import base_model, checked, small_model, small_model_folder
 from cluster.progress import Progress
@@ -69,17 +71,59 @@ async def pretrain(config: RunConfig, *, progress: Progress, resume: bool) -> Su
     return _summary(config, "pretrain", Trained(), began)
 
 
-async def eval(config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
-    """Measure the policy of the run's folder on held-out tasks; writes eval.json beside summary.json."""
+async def eval(config: RunConfig, *, progress: Progress) -> Evaluation:
+    """Measure the policy of the run's folder on held-out tasks, or on an outside set: eval.json, eval.html and
+    eval.jsonl (a line an outcome) beside summary.json, named eval-<set> for an outside set. Raises DataError, one line.
+    """
     began = time.monotonic()
+    settings = config.evaluation
+    is_outside = bool(settings.qa or settings.data)
+    if is_outside:
+        from actors.tasks.datasets.readers import open_source
+
+        qa, media = place_of(settings)
+        open_source(qa, media, reader=settings.reader)  # a missing set is refused before an engine is started
     async with _acting(config, progress) as acting:
-        measured = await measure(acting, config.evaluation)
-        row = phase_row("policy", measured, seed=config.seed, token_kl=None)
+        tasks = await (outside if is_outside else held_out)(acting, settings)
+        planned = not is_outside or any(task.chain for task in tasks)
+        measured = await measure(acting, tasks, settings.arms, planned=planned)
         back_ends = await acting.pick_actor().call(Actor.back_ends)
-        cpu_ms = _tool_cpu_ms(measured.learned)
-    summary = _summary(config, "eval", Trained(rows=[row]), began, back_ends=back_ends, tool_cpu_ms=cpu_ms)
-    write_atomically(config.folder / config.name / "eval.json", json.dumps(summary.to_json(), indent=2, default=str))
-    return summary
+    name = f"eval-{Path(settings.qa or settings.data).stem}" if is_outside else "eval"
+    page = config.folder / config.name / f"{name}.html"
+    return await asyncio.to_thread(_evaluated, config, measured, began, back_ends=back_ends, page=page)
+
+
+def _evaluated(
+    config: RunConfig, measured: Measured, began: float, *, back_ends: dict[str, str], page: Path
+) -> Evaluation:
+    """What was measured, its files written."""
+    from cluster.evaluation.page import render
+
+    settings = config.evaluation
+    world = f"{settings.split} split of the world" + (f" under {settings.shift}" if settings.shift else "")
+    evaluation = Evaluation(
+        name=config.name,
+        command="eval",
+        tasks=(settings.qa or settings.data) or world,
+        num_tasks=len(measured.learned),
+        seed=config.seed,
+        version=measured.learned[0].version,
+        comparison=compare(measured, seed=config.seed),
+        shown=to_be_read(measured),
+        versions=versions(),
+        config=as_values(config),
+        back_ends=back_ends,
+        machine=str(describe()),
+        measuring_s=measured.wall_s,
+        wall_s=time.monotonic() - began,
+        num_tokens=measured.num_tokens,
+        tool_cpu_ms_per_rollout=_tool_cpu_ms(measured.learned),
+        page=str(page),
+    )
+    write_atomically(page.with_suffix(".json"), json.dumps(evaluation.to_json(), indent=2, default=str))
+    write_atomically(page.with_suffix(".jsonl"), "".join(f"{json.dumps(line)}\n" for line in item_lines(measured)))
+    write_atomically(page, render(evaluation))
+    return evaluation
 
 
 async def ask(config: RunConfig, *, picture: Path, question: str, progress: Progress) -> Answer:
@@ -140,7 +184,7 @@ async def _keep_policy(system: System, folder: Path) -> None:
 async def _real_pictures(system: System) -> tuple[Outcome, ...]:
     tasks = await system.source.call(TaskSource.real)
     system.progress.start("real pictures", len(tasks))
-    return await answer(system, tasks, "learned", concurrency=system.config.evaluation.concurrency, strips=len(tasks))
+    return await answer(system, tasks, strips=len(tasks))
 
 
 async def _report(

@@ -53,7 +53,7 @@ class VisionShape:
     def fit(self, width: int, height: int) -> tuple[int, int]:
         """The size a picture is resized to: multiples of patch·merge with the area within bounds (Qwen2-VL's rule)."""
         factor = self.patch * self.merge
-        rows, columns = max(factor, round(height / factor) * factor), max(factor, round(width / factor) * factor)
+        rows, columns = round(height / factor) * factor, round(width / factor) * factor  # 0 for a sliver
         if rows * columns > self.max_pixels:
             beta = math.sqrt(height * width / self.max_pixels)
             rows = max(factor, math.floor(height / beta / factor) * factor)
@@ -61,7 +61,7 @@ class VisionShape:
         elif rows * columns < self.min_pixels:
             beta = math.sqrt(self.min_pixels / (height * width))
             rows, columns = math.ceil(height * beta / factor) * factor, math.ceil(width * beta / factor) * factor
-        return columns, rows
+        return max(factor, columns), max(factor, rows)
 
     def grid(self, view: MediaRef) -> tuple[int, int, int]:
         """(1, rows, columns) of patches. A view is already of a fitting size."""

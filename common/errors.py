@@ -4,6 +4,7 @@ PixelisError
 ├── UserError             the reader must change something: one clear line, exit status 2
 │   ├── ConfigError       a key or a value of the configuration
 │   ├── MediaError        a picture or clip that cannot be read
+│   ├── DataError         a data set that cannot be read, or what is asked of it
 │   ├── ModelError        a model directory without what it needs
 │   └── RunFolderError    a run folder of another version, or in use
 ├── ContractError         a value that breaks a law of the house (a rollout without log-probs, say)
@@ -34,6 +35,10 @@ class ConfigError(UserError):
 
 class MediaError(UserError):
     """A picture or a clip that cannot be read."""
+
+
+class DataError(UserError):
+    """A data set that cannot be read, or a request that it cannot meet."""
 
 
 class ModelError(UserError):

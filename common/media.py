@@ -11,7 +11,6 @@ import io
 import os
 import struct
 import tempfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import MediaError
+from common.stored_png import stored_pixels, stored_png
 from common.types import MediaRef
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ MAX_PIXELS = 64_000_000
 """A picture that decodes to more is refused (a decompression bomb, or a mistake)."""
 MAX_BYTES = 512 * 2**20
 """A file that is larger is not read."""
+MAX_STORED_PIXELS = 4_000_000
+"""A user's picture of at most so many pixels is kept uncompressed: 12 MB, looked at in a millisecond or two instead of
+tens; a larger one is compressed to about a third."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is decoded. Pillow knows more; some of them run other programs or have rarely tested decoders."""
 
@@ -111,26 +114,9 @@ def put_image(store: FolderMediaStore, pixels: NDArray[np.uint8], *, compress: b
     return store.put(buffer.getvalue(), kind="image", width=width, height=height)
 
 
-def stored_png(pixels: NDArray[np.uint8]) -> bytes:
-    """RGB pixels as a PNG whose rows are unfiltered and whose deflate blocks are stored (RFC 1951, 3.2.4).
-
-    The bytes follow from the pixels alone, whatever zlib is installed.
-    """
-    height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)
-    rows[:, 1:] = pixels.reshape(height, 3 * width)
-    raw = rows.tobytes()
-    blocks = [b"\x78\x01"]
-    for start in range(0, len(raw), 0xFFFF):
-        part = raw[start : start + 0xFFFF]
-        last = start + len(part) == len(raw)
-        blocks += [struct.pack("<BHH", last, len(part), len(part) ^ 0xFFFF), part]
-    blocks.append(struct.pack(">I", zlib.adler32(raw)))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", b"".join(blocks)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
+def put_users_image(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> MediaRef:
+    """Keep a user's picture: as it is up to MAX_STORED_PIXELS, compressed beyond."""
+    return put_image(store, pixels, compress=pixels.shape[0] * pixels.shape[1] > MAX_STORED_PIXELS)
 
 
 def pixels_of(store: FolderMediaStore, ref: MediaRef) -> NDArray[np.uint8]:
@@ -138,7 +124,8 @@ def pixels_of(store: FolderMediaStore, ref: MediaRef) -> NDArray[np.uint8]:
     data = store.get(ref.digest)
     if ref.kind == "view":
         return np.frombuffer(data, np.uint8).reshape(ref.height, ref.width, 3)
-    return decode_image(data, name=ref.digest[:12])
+    stored = stored_pixels(data, ref.width, ref.height)
+    return decode_image(data, name=ref.digest[:12]) if stored is None else stored
 
 
 def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -222,4 +209,5 @@ def load_image(
     store: FolderMediaStore, path: Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> MediaRef:
     """A user's picture into the store, checked and normalised. Raises MediaError, one line."""
-    return put_image(store, decode_image(read_file(path, max_bytes=max_bytes), name=str(path), max_pixels=max_pixels))
+    pixels = decode_image(read_file(path, max_bytes=max_bytes), name=str(path), max_pixels=max_pixels)
+    return put_users_image(store, pixels)

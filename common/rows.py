@@ -13,8 +13,10 @@ from common.types import (
     Facts,
     MediaRef,
     Observation,
+    PointTarget,
     Query,
     Rollout,
+    SpanTarget,
     ToolCall,
     Trace,
     Turn,
@@ -155,10 +157,13 @@ def trace_row(trace: Trace) -> dict[str, Any]:
         "turns": [_turn_row(turn) for turn in trace.turns],
         "weights": trace.weights,
         "boxes": [{"position": target.position, "box": target.box} for target in trace.boxes],
+        "points": [{"position": target.position, "point": target.point} for target in trace.points],
+        "spans": [{"position": target.position, "span": target.span} for target in trace.spans],
     }
 
 
 def trace_of(row: dict[str, Any]) -> Trace:
+    """The trace of a row; one of schema 2 has no points and spans."""
     return Trace(
         **{
             **row,
@@ -166,5 +171,9 @@ def trace_of(row: dict[str, Any]) -> Trace:
             "turns": tuple(_turn(turn) for turn in row["turns"]),
             "weights": tuple(row["weights"]),
             "boxes": tuple(BoxTarget(position=b["position"], box=tuple(b["box"])) for b in row["boxes"]),
+            "points": tuple(
+                PointTarget(position=p["position"], point=tuple(p["point"])) for p in row.get("points", ())
+            ),
+            "spans": tuple(SpanTarget(position=s["position"], span=tuple(s["span"])) for s in row.get("spans", ())),
         }
     )

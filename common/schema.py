@@ -22,7 +22,12 @@ from common.rows import rollout_of, rollout_row, trace_of, trace_row
 from common.types import MediaRef, Rollout, Trace
 
 SCHEMA_VERSION = 2
-"""Raised with every change to the columns below; a reader of another version refuses the stream."""
+"""Raised with every change to the columns of a rollout; a reader of another version refuses the stream."""
+
+TRACE_VERSION = 3
+"""Raised with every change to the columns of a trace. Schema 2 had boxes only; it is still read."""
+
+_READABLE = {"rollouts": {str(SCHEMA_VERSION)}, "traces": {"2", str(TRACE_VERSION)}}
 
 _REF = pa.struct(
     [
@@ -83,14 +88,17 @@ _FACTS = pa.struct(
     ]
 )
 _BOX = pa.struct([("position", pa.int32()), ("box", pa.list_(pa.float64()))])
+_POINT = pa.struct([("position", pa.int32()), ("point", pa.list_(pa.float64()))])
+_TIMES = pa.struct([("position", pa.int32()), ("span", pa.list_(pa.float64()))])
 
 
-def _schema(kind: str, fields: list[tuple[str, Any]]) -> Any:
-    return pa.schema(fields, metadata={"pixelis.kind": kind, "pixelis.schema": str(SCHEMA_VERSION)})
+def _schema(kind: str, version: int, fields: list[tuple[str, Any]]) -> Any:
+    return pa.schema(fields, metadata={"pixelis.kind": kind, "pixelis.schema": str(version)})
 
 
 ROLLOUTS = _schema(
     "rollouts",
+    SCHEMA_VERSION,
     [
         ("rollout_id", pa.string()),
         ("producer", pa.string()),
@@ -119,6 +127,7 @@ ROLLOUTS = _schema(
 
 TRACES = _schema(
     "traces",
+    TRACE_VERSION,
     [
         ("trace_id", pa.string()),
         ("family", pa.string()),
@@ -128,6 +137,8 @@ TRACES = _schema(
         ("turns", pa.list_(_TURN)),
         ("weights", pa.large_list(pa.float32())),
         ("boxes", pa.list_(_BOX)),
+        ("points", pa.list_(_POINT)),
+        ("spans", pa.list_(_TIMES)),
     ],
 )
 """The columns of a trace; its turns have no log-probs."""
@@ -169,7 +180,7 @@ def decode_rollouts(data: bytes) -> list[Rollout]:
 
 
 def encode_traces(traces: Sequence[Trace]) -> bytes:
-    """One Arrow IPC stream, a row a trace. Raises ContractError when weights and tokens do not match."""
+    """One Arrow IPC stream, a row a trace. Raises ContractError when weights or targets do not match the tokens."""
     for trace in traces:
         _check_trace(trace)
     return _encode([trace_row(trace) for trace in traces], TRACES)
@@ -251,6 +262,15 @@ def _check_trace(trace: Trace) -> None:
         raise ContractError(f"trace {trace.trace_id}: a weight is not finite")
     if any(turn.logprobs or turn.versions or turn.shaped for turn in trace.turns):
         raise ContractError(f"trace {trace.trace_id} carries log-probs: what was sampled is a rollout")
+    targets: list[tuple[int, tuple[float, ...]]] = [(box.position, box.box) for box in trace.boxes]
+    targets += [(point.position, point.point) for point in trace.points]
+    targets += [(span.position, span.span) for span in trace.spans]
+    for position, values in targets:
+        if not 0 <= position < num_tokens - 1 or not all(0 <= value <= 1 for value in values):
+            raise ContractError(
+                f"trace {trace.trace_id}: a target of {values} at token {position} of {num_tokens} is not in [0, 1] "
+                "before a token"
+            )
 
 
 # ── IPC ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -278,8 +298,9 @@ def _table(data: bytes, kind: str) -> Any:
             version = metadata.get(b"pixelis.schema", b"0").decode()
             if held != kind:
                 raise ContractError(f"expected a stream of {kind}, got one of {held}")
-            if version != str(SCHEMA_VERSION):
-                raise ContractError(f"a stream of schema {version}; this program reads schema {SCHEMA_VERSION}")
+            if version not in _READABLE[kind]:
+                known = " and ".join(sorted(_READABLE[kind]))
+                raise ContractError(f"a stream of schema {version}; this program reads schema {known}")
             return reader.read_all()
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ContractError(f"not an Arrow stream of {kind}: {error}") from error

@@ -13,14 +13,22 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
 def score(answer: str | None, task: Task) -> float:
-    """The score of `answer` under the task's kind; an answer that could not be read scores 0."""
+    """The score of `answer` under the task's kind, the best over what the task accepts; an answer that could not be
+    read scores 0.
+    """
     if answer is None:
         return 0.0
-    if task.kind in ("exact", "choice"):
-        return exact(answer, task.answer)
-    if task.kind == "numeric":
-        return mean_relative_accuracy(answer, task.answer)
-    return anls(answer, (task.answer,))
+    return max(_score(answer, truth, task.kind) for truth in (task.answer, *task.accepted))
+
+
+def _score(answer: str, truth: str, kind: str) -> float:
+    if kind in ("exact", "choice"):
+        return exact(answer, truth)
+    if kind == "numeric":
+        return mean_relative_accuracy(answer, truth)
+    if kind == "near":
+        return near(answer, truth)
+    return anls(answer, (truth,))
 
 
 def normalise(text: str) -> str:
@@ -48,6 +56,14 @@ def mean_relative_accuracy(answer: str, truth: str) -> float:
         return float(predicted == 0)
     error = abs(predicted - true) / abs(true)
     return sum(error <= 1 - (0.5 + 0.05 * i) + 1e-9 for i in range(10)) / 10
+
+
+def near(answer: str, truth: str, *, tolerance: float = 0.05) -> float:
+    """1 where |ŷ−y| ≤ tolerance·|y|, else 0: the strictest of MRA's thresholds, which no glance can meet."""
+    found = _NUMBER.search(answer)
+    if found is None:
+        return 0.0
+    return float(abs(float(found.group()) - float(truth)) <= tolerance * abs(float(truth)) + 1e-9)
 
 
 def anls(answer: str, references: tuple[str, ...], *, threshold: float = 0.5) -> float:

@@ -72,14 +72,16 @@ class Task:
     """A query and its truth.
 
     kind: the scorer (common/scoring). family: what it exercises. chain: the planner's shortest chain of tool names.
+    accepted: further answers that are as right as `answer`; the best of them counts.
     """
 
     query: Query
     answer: str
-    kind: Literal["exact", "choice", "numeric", "anls"]
+    kind: Literal["exact", "choice", "numeric", "near", "anls"]
     family: str
     split: str
     chain: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,12 +224,29 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxTarget:
-    """The auxiliary head at `position` (index into the trace's concatenated ids) should say `box`, relative to [0,
-    1].
+    """The auxiliary head at `position` should say `box`: x0, y0, x1, y1 relative to the picture, in [0, 1].
+
+    position: index into the trace's concatenated ids, of the token before the one that holds the first digit.
     """
 
     position: int
     box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointTarget:
+    """The same of a point: x, y relative to the picture, in [0, 1]."""
+
+    position: int
+    point: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanTarget:
+    """The same of a time span: start and stop relative to the clip's length, in [0, 1]."""
+
+    position: int
+    span: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +255,8 @@ class Trace:
 
     weights: one a token over the concatenated turns: 0 where nothing is imitated (prompt, observation, the wrong part
     of a trap), w_op on tool names, w_arg on arguments, 1 on the rest of what the model writes.
-    level: the curriculum level (number of plates). kind: golden, trap or correction.
+    level: the curriculum level. kind: golden, trap, correction, near_miss, negative or imported. boxes, points, spans:
+    what the auxiliary heads should say, in order of position; only of what is imitated.
     """
 
     trace_id: str
@@ -247,6 +267,8 @@ class Trace:
     turns: tuple[Turn, ...]
     weights: tuple[float, ...]
     boxes: tuple[BoxTarget, ...] = ()
+    points: tuple[PointTarget, ...] = ()
+    spans: tuple[SpanTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +307,8 @@ class Weights:
     """A published snapshot: safetensors buckets on this node plus what is needed to trust them.
 
     version: never used twice. parent: the version it was trained from. step: the learner step that made it.
-    buckets: paths of safetensors files. canary: see `Canary`.
+    buckets: paths of safetensors files. canary: see `Canary`. adapter: the tensors are a LoRA adapter's, one bucket in
+    a folder that peft and vLLM load; it goes beside the base model's weights, which stay.
     """
 
     version: int
@@ -294,6 +317,7 @@ class Weights:
     buckets: tuple[str, ...]
     tensors: tuple[Tensor, ...]
     canary: Canary | None = None
+    adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

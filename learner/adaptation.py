@@ -61,8 +61,7 @@ class Adaptation:
         self._anchor = anchor
         self._average = average
         self._config = config
-        names = {name.removeprefix("backbone."): p.data for name, p in average.network.named_parameters()}
-        self.average = Average(names, momentum=config.ema)
+        self.average = Average(dict(average.named_weights()), momentum=config.ema)
         self.beta = config.corridor.beta
 
     def step(
@@ -123,7 +122,7 @@ class Adaptation:
         if undone:
             engine.load_state(before)
         else:
-            self.average.update(engine.weights())
+            self.average.update(self._trainer.held())
             self._average.forget()
         self.beta = next_beta(self.beta, after["average"], config.corridor)
         return metrics | {

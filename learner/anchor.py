@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from blake3 import blake3
@@ -56,8 +56,8 @@ def load_weights(network: Policy, weights: Iterable[tuple[str, Tensor]]) -> None
 class Anchor:
     """A frozen network with outputs kept by row. `forward` runs rows through it."""
 
-    def __init__(self, network: Policy, forward: Forward, *, estimator: Literal["exact", "k3"]) -> None:
-        self.network = network.requires_grad_(False)
+    def __init__(self, network: Any, forward: Forward, *, estimator: Literal["exact", "k3"]) -> None:
+        self.network = network
         self._forward = forward
         self._estimator = estimator
         self._kept: dict[str, Reference] = {}
@@ -92,7 +92,7 @@ class Anchor:
             return {}
         values = found.all_logprobs if self._estimator == "exact" else found.logprobs
         tokens = values.split([len(row.trained) for row in found.batch.rows])
-        probes = found.hidden.split([len(row.box_positions) + len(row.probes) for row in found.batch.rows])
+        probes = found.hidden.split([len(row.probes) for row in found.batch.rows])
         return {
             row.key: Reference(logprobs=token, hidden=probe)
             for row, token, probe in zip(found.batch.rows, tokens, probes, strict=True)

@@ -33,15 +33,24 @@ SPECIAL = (
 )
 _CALLS = (
     "user\n", "assistant\n", "system\n",
-    '<tool_call>{"name":"', '","arguments":{"image":"', "ZOOM", "OCR", "SEG", "TRK", "TEMP", "PROP",
-    '","box":', '","query":"', ']}}</tool_call>', '"}}</tool_call>',
-    '<tool_response>{"image":"', '<tool_response>{"text":"', '"}', '"}</tool_response>', "</tool_response>",
-    "<answer>", "</answer>",
+    '<tool_call>{"name":"', '","arguments":{"image":"', '","arguments":{"mask":"', '","arguments":{"frame":"',
+    '","arguments":{"track":"', '","arguments":{"query":"', "ZOOM", "OCR", "SEG", "TRK", "TEMP", "PROP",
+    '","box":', '","point":', '","query":"', '","other":"', '","event":"', '","what":"',
+    ']}}</tool_call>', '"}}</tool_call>',
+    '<tool_response>{"image":"', '<tool_response>{"text":"', '<tool_response>{"area":', '<tool_response>{"fill":0.',
+    '<tool_response>{"distance":', '<tool_response>{"boxes":{"', '<tool_response>{"intervals":[{"frame":"',
+    '"}', '"}</tool_response>', "}</tool_response>", "}]}</tool_response>", "</tool_response>",
+    ',"box":[', '],"mask":"', '","score":', '":[', '],"', ']},"track":"', ',"start_s":', ',"stop_s":',
+    "<answer>", "</answer>", "fill", "distance",
 )  # fmt: skip
+_COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink", "black")
+_ACTS = ("starts", "disappears")
 _WORDS = (
     "code on the", " plate?", "side of the", "where is the", "how many plates?", "left", "right", "look at",
-    ".0s\n", ".5s\n",
-    " red", " green", " blue", " yellow", " purple", " orange", " cyan", " pink",
+    ".0s\n", ".5s\n", "875s\n",
+    "fill of the", "distance of the", "fill of the shape on the note?", "clock when", " is seen?", "clock when the",
+    "last code of the", " shape?", " shapes?", " shape", " and", " left", " right", " upper", " lower",
+    *_ACTS, *(f" {act}?" for act in _ACTS), *_COLOURS, *(f" {name}" for name in _COLOURS),
 )  # fmt: skip
 _CORPUS = (
     "You are a helpful agent with tools. image frame question answer what where which when is the of on in a red green "
@@ -62,14 +71,14 @@ class BaseShape:
     vocabulary_size: int = 512
     hidden_size: int = 128
     intermediate_size: int = 352
-    num_layers: int = 3
+    num_layers: int = 4
     num_heads: int = 4
     num_key_value_heads: int = 2
     rope_theta: float = 1e6
-    vision_hidden_size: int = 64
-    vision_intermediate_size: int = 176
-    vision_depth: int = 2
-    vision_heads: int = 2
+    vision_hidden_size: int = 128
+    vision_intermediate_size: int = 344
+    vision_depth: int = 4
+    vision_heads: int = 4
     view_side: int = 64
     patch: int = 8
     merge: int = 2
@@ -88,7 +97,8 @@ def make_tokenizer(shape: BaseShape) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     steps = range(0, 1001, shape.grid_step)
-    scaffold = [*_CALLS, *_WORDS, *(f"image_{i}" for i in range(1, 9)), *(f"frame_{i}" for i in range(1, 17))]
+    names = [("image", 8), ("frame", 16), ("mask", 2), ("track", 1)]
+    scaffold = [*_CALLS, *_WORDS, *(f"{kind}_{i}" for kind, count in names for i in range(1, count + 1))]
     scaffold += [f"[{value}" for value in steps] + [f",{value}" for value in steps]
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)

@@ -113,9 +113,11 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, packed: Mapping[str, Tens
         start = f"{prefix}.{index}."
         found = {name.removeprefix(start): value for name, value in packed.items() if name.startswith(start)}
         parameter.copy_(found.pop("value"))
+        optimiser.state.pop(parameter, None)
         if found:
-            step = {"step": found.pop("step")}
-            optimiser.state[parameter] = step | {name: value.to(parameter.device) for name, value in found.items()}
+            step = {"step": found.pop("step").clone()}
+            moments = {name: value.to(parameter.device, copy=True) for name, value in found.items()}
+            optimiser.state[parameter] = step | moments
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:

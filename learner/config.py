@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+MAX_RANK = 512
+"""Of an adapter (vLLM's largest)."""
+
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
@@ -54,20 +57,51 @@ class Curriculum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackConfig:
+    """The curriculum's way back (learner/curriculum.py).
+
+    every: steps between two measurements after an advance; 0 switches it off. held_out: share of the traces that are
+    measured on and never learned from. num_measured: traces of a level measured on, at most. tolerance: fall in an
+    earlier level's token accuracy that is accepted. max_rollbacks: in the whole phase. share: of earlier levels'
+    traces in a batch; it rises by this much with each rollback.
+    """
+
+    every: int = 0
+    held_out: float = 0.05
+    num_measured: int = 16
+    tolerance: float = 0.05
+    max_rollbacks: int = 3
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        _not_negative(every=self.every, tolerance=self.tolerance, max_rollbacks=self.max_rollbacks)
+        _positive(num_measured=self.num_measured)
+        for name, value in (("held_out", self.held_out), ("share", self.share)):
+            if not 0 < value < 1:
+                raise ValueError(f"{name} must be in (0, 1), got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SftConfig:
     """Supervised fine-tuning. After the last curriculum entry's `until` every level is drawn.
 
-    batch_size: traces a step, over all ranks. box_weight: λ of the auxiliary box loss; 0 removes the head.
+    batch_size: traces a step, over all ranks. weighting: tokens weigh what their trace says; without it every imitated
+    token weighs 1. box_weight, point_weight, span_weight: λ of the auxiliary heads; 0 removes a head. rollback: of the
+    curriculum.
     """
 
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(lr=1e-3, num_steps=900, warmup_steps=30))
     batch_size: int = 48
+    weighting: bool = True
     box_weight: float = 0.1
+    point_weight: float = 0.1
+    span_weight: float = 0.1
     curriculum: tuple[Curriculum, ...] = ()
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
 
     def __post_init__(self) -> None:
         _positive(batch_size=self.batch_size)
-        _not_negative(box_weight=self.box_weight)
+        _not_negative(box_weight=self.box_weight, point_weight=self.point_weight, span_weight=self.span_weight)
         ends = [entry.until for entry in self.curriculum]
         if ends != sorted(ends):
             raise ValueError(f"curriculum: `until` must rise from entry to entry, got {ends}")
@@ -243,13 +277,39 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on the language layers (learner/lora.py): only they are trained and checkpointed.
+
+    rank: of B A. alpha: the adapter's output is scaled by alpha / rank. targets: linear layers of each language layer
+    that get one. dropout: must be 0, for a sampler drops nothing and log-probs must agree. publish: "adapter" hands
+    engines the adapter, beside the base they hold; "merged" hands them whole weights, the adapter added in.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    dropout: float = 0.0
+    publish: Literal["adapter", "merged"] = "adapter"
+
+    def __post_init__(self) -> None:
+        _positive(rank=self.rank, alpha=self.alpha)
+        if self.rank > MAX_RANK:
+            raise ValueError(f"rank must be at most {MAX_RANK}, which engines serve, got {self.rank}")
+        if not self.targets:
+            raise ValueError("targets must name at least one linear layer, such as q_proj")
+        if self.dropout:
+            raise ValueError(f"dropout must be 0: log-probs are compared with a sampler's, got {self.dropout}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerConfig:
     """The learner.
 
     freeze_vision: the vision tower is not trained, so its features are kept by picture (at most feature_cache_bytes).
-    micro_batch_tokens: padded tokens in one forward pass at most (a longer row goes alone). kl_estimator: "exact"
-    over the vocabulary, or "k3" on the sampled tokens where the vocabulary is large. bucket_bytes: size of a file
-    of published weights.
+    micro_batch_tokens: padded tokens in one forward pass at most (a longer row goes alone). packing: short rows share
+    a line, each seeing itself alone. kl_estimator: "exact" over the vocabulary, or "k3" on the sampled tokens where
+    the vocabulary is large. bucket_bytes: size of a file of published weights. lora: train adapters
+    instead of the weights; None trains the weights.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -259,9 +319,13 @@ class LearnerConfig:
     freeze_vision: bool = True
     feature_cache_bytes: int = 256 * 2**20
     micro_batch_tokens: int = 4096
+    packing: bool = False
     kl_estimator: Literal["exact", "k3"] = "exact"
     bucket_bytes: int = 64 * 2**20
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.lora is not None and not self.freeze_vision:
+            raise ValueError("lora adapts the language layers only: set freeze_vision=true, or lora=null")
         _positive(micro_batch_tokens=self.micro_batch_tokens, bucket_bytes=self.bucket_bytes)
         _not_negative(feature_cache_bytes=self.feature_cache_bytes)

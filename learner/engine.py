@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,15 @@ from torch import Tensor, nn
 
 from common.errors import RunFolderError
 from learner.config import EngineConfig
+
+Wanted = Callable[[str], bool]
+"""Chooses parameters by name."""
+
+
+def everything(_: str) -> bool:
+    """Every parameter is wanted."""
+    return True
+
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MAX_BUCKET = 500_000_000
@@ -45,8 +54,13 @@ class Engine(Protocol):
         """`values` summed over ranks, in place; collective."""
         ...
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and whole tensors of every parameter, one at a time; collective, so every rank runs it to the end."""
+    def weights(self, wanted: Wanted = everything) -> Iterator[tuple[str, Tensor]]:
+        """Names and whole tensors of the parameters whose name is wanted (all of them), one at a time; collective, so
+        every rank runs it to the end."""
+        ...
+
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write whole tensors, equal on every rank, over parameters that are not trained; collective."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -62,6 +76,14 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def _named(network: nn.Module, wanted: Wanted) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters under their published names."""
+    for name, parameter in network.named_parameters():
+        published = name.removeprefix("backbone.")
+        if wanted(published):
+            yield published, parameter
 
 
 def _adamw(parameters: list[nn.Parameter], config: EngineConfig) -> torch.optim.AdamW:
@@ -124,9 +146,14 @@ class TorchEngine:
     def total(self, values: Tensor) -> Tensor:
         return values
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._network.named_parameters():
-            yield name.removeprefix("backbone."), parameter.detach()
+    def weights(self, wanted: Wanted = everything) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in _named(self._network, wanted):
+            yield name, parameter.detach()
+
+    @torch.no_grad()
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in _named(self._network, tensors.__contains__):
+            parameter.copy_(tensors[name])
 
     def state(self) -> dict[str, Tensor]:
         return _pack(self._optimiser, list(self._parameters))
@@ -206,11 +233,18 @@ class DeepSpeedEngine:
             torch.distributed.all_reduce(values)
         return values
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._network.named_parameters():
+    def weights(self, wanted: Wanted = everything) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in _named(self._network, wanted):
             with self._gathered([parameter], enabled=self._config.zero_stage == 3):
                 whole = parameter.detach()
-                yield name.removeprefix("backbone."), whole.clone() if self._config.zero_stage == 3 else whole
+                yield name, whole.clone() if self._config.zero_stage == 3 else whole
+
+    @torch.no_grad()
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in _named(self._network, tensors.__contains__):
+            # Rank 0's values, which are everybody's, go back to the shards.
+            with self._gathered([parameter], modifier_rank=0, enabled=self._config.zero_stage == 3):
+                parameter.copy_(tensors[name])
 
     @property
     def _optimiser(self) -> Any:

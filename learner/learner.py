@@ -26,14 +26,25 @@ from common.types import Tensor as TensorRecord
 from learner import checkpoint
 from learner.adaptation import Adaptation
 from learner.anchor import Anchor
+from learner.arguments import Marginals
 from learner.batch import Row, micro_batches, row_of_rollout, row_of_trace, starts
 from learner.coherence import Band, adjacent_cosines, fit_band
 from learner.config import LearnerConfig
-from learner.engine import build_engine
+from learner.engine import build_engine, everything
+from learner.lora import (
+    ADAPTER_FILE,
+    ADAPTER_SETTINGS,
+    AdapterAnchor,
+    Adapters,
+    file_name,
+    in_adapter,
+    merged,
+    settings_text,
+)
 from learner.policy import FeatureInput, PatchInput, Policy, feeds_once, load_backbone
 from learner.publishing import BucketWriter, canary_trace, export
 from learner.reinforce import Reinforcement
-from learner.supervised import Imitation, choose
+from learner.supervised import KEPT, Imitation
 from learner.trainer import Forward, PictureInput, Trainer
 from learner.views import Views, pixel_shape
 
@@ -72,6 +83,7 @@ class Learner:
         self._chat = Chat.from_model(self._model_folder)
         self._traces: dict[str, Trace] = {}
         self._trace_rows: dict[str, Row] = {}
+        self._marginals = Marginals()
         self._phase: Phase | None = None
         self._work: Imitation | Reinforcement | Adaptation | None = None
         self._anchor: Anchor | None = None
@@ -94,6 +106,7 @@ class Learner:
             backbone.model.visual.requires_grad_(False)
             if feeds_once(backbone):
                 pictures = self._features = FeatureInput(backbone, views, max_bytes=config.feature_cache_bytes)
+        self._adapters = Adapters(backbone, config.lora, seed=seed_of(self._seed, "lora")) if config.lora else None
         policy = Policy(backbone)
         engine = build_engine(
             policy, engine_config, rank=self._rank, world_size=self._world_size, rendezvous=rendezvous
@@ -103,11 +116,12 @@ class Learner:
             pictures,
             self._chat,
             budget=config.micro_batch_tokens,
+            packing=config.packing,
             device=engine_config.device,
             rank=self._rank,
             world_size=self._world_size,
         )
-        return Trainer(engine, forward)
+        return Trainer(engine, forward, of_policy=in_adapter if config.lora else everything)
 
     # Phases
 
@@ -119,11 +133,11 @@ class Learner:
         self._trainer.engine.forget()
         self._step = 0
         if phase == "rft" or (phase == "ttrl" and self._anchor is None):
-            self._anchor = self._frozen(self._config.engine.dtype)
-            self._anchor.take(self._trainer.engine.weights())
+            self._anchor = self._frozen("anchor")
+            self._anchor.take(self._trainer.held())
         if phase == "ttrl":
-            self._average = self._frozen("float32")
-            self._average.take(self._trainer.engine.weights())
+            self._average = self._frozen("average")
+            self._average.take(self._trainer.held())
         self._assemble(phase)
         if isinstance(self._work, Reinforcement):
             self._work.band = self._fitted_band(self._work.band)
@@ -132,9 +146,7 @@ class Learner:
         config, trainer, size = self._config, self._trainer, self._feature_size
         self._phase = phase
         if phase == "sft":
-            self._work = Imitation(
-                trainer, config.sft, config.engine, feature_size=size, seed=seed_of(self._seed, "box head")
-            )
+            self._work = Imitation(trainer, config.sft, config.engine, feature_size=size, seed=self._seed)
         elif phase == "rft":
             assert self._anchor is not None
             self._work = Reinforcement(
@@ -149,10 +161,15 @@ class Learner:
             assert self._anchor is not None and self._average is not None
             self._work = Adaptation(trainer, self._anchor, self._average, config.ttrl)
 
-    def _frozen(self, dtype: str) -> Anchor:
-        backbone = load_backbone(self._model_folder, dtype=getattr(torch, dtype)).to(self._config.engine.device)
-        network = Policy(backbone)
-        return Anchor(network, self._trainer.forward.over(network), estimator=self._config.kl_estimator)
+    def _frozen(self, name: Literal["anchor", "average"]) -> Anchor:
+        """A frozen policy to be filled: an adapter beside the policy's, or a whole network (an average's in fp32)."""
+        trainer, estimator = self._trainer, self._config.kl_estimator
+        if self._adapters is not None:
+            return AdapterAnchor(name, self._adapters, trainer.engine, trainer.forward.over, estimator=estimator)
+        dtype = torch.float32 if name == "average" else getattr(torch, self._config.engine.dtype)
+        backbone = load_backbone(self._model_folder, dtype=dtype).to(self._config.engine.device)
+        network = Policy(backbone).requires_grad_(False)
+        return Anchor(network, trainer.forward.over(network), estimator=estimator)
 
     @torch.no_grad()
     def _fitted_band(self, fallback: Band) -> Band:
@@ -166,9 +183,7 @@ class Learner:
                 for turn, stop in zip(self._traces[key].turns, edges[1:], strict=True)
                 if turn.role == "assistant"
             ]
-            rows.append(
-                replace(self._trace_rows[key], box_positions=np.zeros(0, np.int64), probes=np.array(acted, np.int64))
-            )
+            rows.append(replace(self._trace_rows[key], aims={}, probes=np.array(acted, np.int64)))
         forward = self._trainer.forward.over(self._anchor.network)
         cosines = [np.zeros(0)]
         lengths = [row.length for row in rows]
@@ -183,8 +198,10 @@ class Learner:
     def add_traces(self, traces: bytes) -> int:
         """Take traces to imitate (one Arrow IPC stream). Returns how many are at hand."""
         for trace in decode_traces(traces):
-            self._traces[trace.trace_id] = trace
-            self._trace_rows[trace.trace_id] = row_of_trace(trace, self._chat)
+            row = row_of_trace(trace, self._chat)
+            if trace.trace_id not in self._traces:
+                self._marginals.add(row.slots, row.ids[row.trained])
+            self._traces[trace.trace_id], self._trace_rows[trace.trace_id] = trace, row
         return len(self._traces)
 
     def imitate(self, step: int) -> dict[str, float]:
@@ -193,8 +210,10 @@ class Learner:
         started = time.perf_counter()
         keys = sorted(self._traces)
         levels = [self._traces[key].level for key in keys]
-        picks = choose(levels, step=step, config=self._config.sft, seed=self._seed)
-        metrics = self._work.step([self._trace_rows[keys[i]] for i in picks], step=step)
+        metrics = self._work.learn([self._trace_rows[key] for key in keys], levels, step=step)
+        guessed = self._marginals.entropy()
+        if guessed is not None:
+            metrics["argument_entropy"] = guessed
         return self._done(step, metrics, started)
 
     def step(self, draw: Draw) -> dict[str, float]:
@@ -222,7 +241,10 @@ class Learner:
     def publish(self) -> Weights | None:
         """Write the weights now held as the next version. Collective; rank 0 returns it, the others None."""
         version, parent = self._next_version, self._version
-        written = self._write(self._weights_folder / f"v{version:08d}")
+        lora = self._config.lora
+        adapter = lora is not None and lora.publish == "adapter"
+        write = self._write_adapter if adapter else self._write
+        written = write(self._weights_folder / f"v{version:08d}")
         canary = self._canary()
         self._version = self._held = version
         self._next_version = version + 1
@@ -238,6 +260,7 @@ class Learner:
             buckets=buckets,
             tensors=tuple(records),
             canary=canary,
+            adapter=adapter,
         )
 
     def export(self, folder: Path) -> None:
@@ -250,11 +273,25 @@ class Learner:
         self._barrier()
 
     def _write(self, folder: Path) -> tuple[tuple[str, ...], list[TensorRecord]] | None:
+        """Whole weights, an adapter added in."""
         writer = BucketWriter(folder, bucket_bytes=self._config.bucket_bytes) if self._rank == 0 else None
-        for name, tensor in self._trainer.engine.weights():
+        weights = self._trainer.engine.weights()
+        for name, tensor in weights if self._adapters is None else merged(weights, self._adapters.scale):
             if writer is not None:
                 writer.add(name, tensor)
         return (writer.close(), writer.records) if writer is not None else None
+
+    def _write_adapter(self, folder: Path) -> tuple[tuple[str, ...], list[TensorRecord]] | None:
+        """The policy's adapter alone, as a folder that peft and vLLM load."""
+        assert self._config.lora is not None
+        writer = BucketWriter(folder, only=ADAPTER_FILE) if self._rank == 0 else None
+        for name, tensor in self._trainer.held():
+            if writer is not None:
+                writer.add(file_name(name), tensor)
+        if writer is None:
+            return None
+        writer.note(ADAPTER_SETTINGS, settings_text(self._config.lora))
+        return writer.close(), writer.records
 
     @torch.no_grad()
     def _canary(self) -> Canary:
@@ -273,7 +310,7 @@ class Learner:
     def save(self, folder: Path) -> None:
         """Write all that the next step depends on, except the traces. Collective."""
         assert self._phase is not None, "begin comes first"
-        values, shared = self._lasting()
+        values, shard, shared = self._lasting()
         values |= {
             "phase": self._phase,
             "step": self._step,
@@ -282,7 +319,7 @@ class Learner:
             "held": self._held,
             "zero_stage": self._config.engine.zero_stage,
         }
-        state = checkpoint.Checkpoint(values=values, shard=self._trainer.engine.state(), shared=shared)
+        state = checkpoint.Checkpoint(values=values, shard=self._trainer.engine.state() | shard, shared=shared)
         checkpoint.save(Path(folder), state, rank=self._rank, world_size=self._world_size, barrier=self._barrier)
 
     def restore(self, folder: Path, next_version: int = 0) -> int:
@@ -290,29 +327,32 @@ class Learner:
         the next step."""
         found = checkpoint.load(Path(folder), rank=self._rank, world_size=self._world_size)
         values = found.values
-        self._trainer.engine.load_state(found.shard)
+        self._trainer.engine.load_state({k: v for k, v in found.shard.items() if not k.startswith(KEPT)})
         if values["anchor"]:
-            self._anchor = self._frozen(self._config.engine.dtype)
+            self._anchor = self._frozen("anchor")
             self._anchor.take(_prefixed(found.shared, "anchor."))
         if values["average"]:
-            self._average = self._frozen("float32")
+            self._average = self._frozen("average")
             self._average.take(_prefixed(found.shared, "average."))
         self._assemble(values["phase"])
-        self._resume(values, found.shared)
+        self._resume(values, found.shard, found.shared)
         self._step, self._version, self._held = values["step"], values["version"], values["held"]
         self._next_version = max(values["next_version"], next_version)
         return self._step
 
-    def _lasting(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What a phase keeps between steps, as JSON values and tensors."""
+    def _lasting(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+        """What a phase keeps between steps: JSON values, this rank's tensors, and those that all share."""
         values: dict[str, Any] = {"anchor": self._anchor is not None, "average": self._average is not None}
+        shard: dict[str, Tensor] = {}
         shared: dict[str, Tensor] = {}
         for name, frozen in (("anchor", self._anchor), ("average", self._average)):
             if frozen is not None:
                 shared |= {f"{name}.{key}": tensor for key, tensor in frozen.named_weights()}
         work = self._work
         if isinstance(work, Imitation):
-            shared |= checkpoint.pack_optimiser(work.optimiser, "box")
+            lasting, shard, own = work.state()
+            values |= lasting
+            shared |= own
         elif isinstance(work, Reinforcement):
             shared |= checkpoint.pack_optimiser(work.curiosity.optimiser, "curiosity")
             values |= {
@@ -322,12 +362,12 @@ class Learner:
             }
         elif isinstance(work, Adaptation):
             values |= {"beta": work.beta}
-        return values, shared
+        return values, shard, shared
 
-    def _resume(self, values: dict[str, Any], shared: dict[str, Tensor]) -> None:
+    def _resume(self, values: dict[str, Any], shard: dict[str, Tensor], shared: dict[str, Tensor]) -> None:
         work = self._work
         if isinstance(work, Imitation):
-            checkpoint.unpack_optimiser(work.optimiser, shared, "box")
+            work.load_state(values, shard, shared)
         elif isinstance(work, Reinforcement):
             checkpoint.unpack_optimiser(work.curiosity.optimiser, shared, "curiosity")
             work.curiosity.baselines = {tool: tuple(pair) for tool, pair in values["baselines"].items()}

@@ -75,11 +75,35 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     return shared / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
 
 
-def box_loss(predicted: Tensor, target: Tensor, *, num_boxes: int) -> Tensor:
-    """Σ (SmoothL1 + 1 − GIoU) / num_boxes. Boxes relative to the picture, shape (box, 4); SmoothL1 is the mean over
-    the 4 sides."""
-    smooth = functional.smooth_l1_loss(predicted, target, reduction="none", beta=0.1).mean(dim=1)
-    return (smooth + 1 - giou(predicted, target)).sum() / num_boxes
+def interval_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of intervals (start, stop), shape (interval, 2) → (interval,), in [−1, 1]: |a ∩ b| / |hull|, and apart minus
+    the gap's share of the hull, so that the way back has a gradient. In one dimension the hull of intervals that meet
+    is their union, so this is also the generalised IoU up to what it says of those apart.
+    """
+    shared = torch.minimum(a[:, 1], b[:, 1]) - torch.maximum(a[:, 0], b[:, 0])
+    hull = torch.maximum(a[:, 1], b[:, 1]) - torch.minimum(a[:, 0], b[:, 0])
+    return shared / hull.clamp(min=1e-9)
+
+
+def box_loss(predicted: Tensor, target: Tensor, *, num_targets: int) -> Tensor:
+    """Σ (SmoothL1 + 1 − GIoU) / num_targets. Boxes relative to the picture, shape (box, 4); num_targets counts those
+    of the whole batch on every rank."""
+    return (_smooth_l1(predicted, target) + 1 - giou(predicted, target)).sum() / num_targets
+
+
+def point_loss(predicted: Tensor, target: Tensor, *, num_targets: int) -> Tensor:
+    """Σ SmoothL1 / num_targets. Points relative to the picture, shape (point, 2)."""
+    return _smooth_l1(predicted, target).sum() / num_targets
+
+
+def span_loss(predicted: Tensor, target: Tensor, *, num_targets: int) -> Tensor:
+    """Σ (SmoothL1 + 1 − IoU) / num_targets. Time spans relative to the clip, shape (span, 2)."""
+    return (_smooth_l1(predicted, target) + 1 - interval_iou(predicted, target)).sum() / num_targets
+
+
+def _smooth_l1(predicted: Tensor, target: Tensor) -> Tensor:
+    """The mean over coordinates, (n, k) → (n,); quadratic under a tenth of the side."""
+    return functional.smooth_l1_loss(predicted, target, reduction="none", beta=0.1).mean(dim=1)
 
 
 def entropy(logprobs: Tensor) -> Tensor:

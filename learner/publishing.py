@@ -26,14 +26,16 @@ CANARY_SIDE = 224
 
 
 class BucketWriter:
-    """Writes named tensors into `folder` as bucket-0000.safetensors, … of about `bucket_bytes` each."""
+    """Writes named tensors into `folder` as bucket-0000.safetensors, … of about `bucket_bytes` each, or as one file
+    called `only`."""
 
-    def __init__(self, folder: Path, *, bucket_bytes: int) -> None:
+    def __init__(self, folder: Path, *, bucket_bytes: int = 2**63, only: str = "") -> None:
         self._folder = folder
         self._aside = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir(parents=True)
         self._bucket_bytes = bucket_bytes
+        self._only = only
         self._waiting: dict[str, Tensor] = {}
         self._num_bytes = 0
         self._buckets: list[str] = []
@@ -55,10 +57,14 @@ class BucketWriter:
             self._flush()
 
     def _flush(self) -> None:
-        name = f"bucket-{len(self._buckets):04d}.safetensors"
+        name = self._only or f"bucket-{len(self._buckets):04d}.safetensors"
         save_file(self._waiting, self._aside / name, metadata={"format": "pt"})
         self._buckets.append(name)
         self._waiting, self._num_bytes = {}, 0
+
+    def note(self, name: str, text: str) -> None:
+        """A small file beside the buckets."""
+        (self._aside / name).write_text(text)
 
     def close(self) -> tuple[str, ...]:
         """Finish; returns the paths of the buckets."""

@@ -6,7 +6,7 @@ Every rank makes the same number of forward passes (partitioned weights need all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from common.chat import Chat
 from common.types import MediaRef
-from learner.batch import Batch, Row, collate, plan
-from learner.engine import Engine
+from learner.batch import HEAD_NAMES, Batch, HeadName, Row, collate, plan
+from learner.engine import Engine, Wanted, everything
 from learner.losses import processed_logprobs
+from learner.packing import places
 from learner.policy import Pictures, run
 
 PictureInput = Callable[[Sequence[MediaRef]], Pictures]
@@ -29,8 +30,8 @@ class Pass:
     """A micro-batch after its forward pass.
 
     members: indices of its rows among the step's rows. all_logprobs: (n, vocabulary) over trained tokens, after
-    temperature and bans. logprobs: (n,), of the tokens written. hidden: (p, feature), at the rows' box positions
-    and probes.
+    temperature and bans. logprobs: (n,), of the tokens written. hidden: (p, feature), at the rows' probes. aimed: the
+    same at the positions of each head's aims.
     """
 
     members: tuple[int, ...]
@@ -38,6 +39,7 @@ class Pass:
     all_logprobs: Tensor
     logprobs: Tensor
     hidden: Tensor
+    aimed: Mapping[HeadName, Tensor]
 
     def spread(self, values: Sequence[float]) -> Tensor:
         """One value a row of the step → one a trained token of this micro-batch, (n,)."""
@@ -50,7 +52,16 @@ class Forward:
     """Rows through one network."""
 
     def __init__(
-        self, network: Any, pictures: PictureInput, chat: Chat, *, budget: int, device: str, rank: int, world_size: int
+        self,
+        network: Any,
+        pictures: PictureInput,
+        chat: Chat,
+        *,
+        budget: int,
+        device: str,
+        rank: int,
+        world_size: int,
+        packing: bool = False,
     ) -> None:
         self._network = network
         self._pictures = pictures
@@ -60,6 +71,7 @@ class Forward:
         self._device = device
         self._rank = rank
         self._world_size = world_size
+        self._packing = packing
 
     def over(self, network: Any, pictures: PictureInput | None = None) -> Forward:
         """The same way of working with another network."""
@@ -70,18 +82,31 @@ class Forward:
     def passes(self, rows: Sequence[Row]) -> Iterator[Pass]:
         """This rank's micro-batches of `rows`, in a fixed order."""
         batches, num_passes = plan(
-            [row.length for row in rows], rank=self._rank, world_size=self._world_size, budget=self._budget
+            [row.length for row in rows],
+            rank=self._rank,
+            world_size=self._world_size,
+            budget=self._budget,
+            packing=self._packing,
         )
         for index in range(num_passes):
             members = batches[index] if index < len(batches) else []
             yield self.once([rows[i] for i in members] or [_empty(rows[0])], tuple(members))
 
     def once(self, rows: Sequence[Row], members: tuple[int, ...]) -> Pass:
-        batch = collate(rows, image_pad=self._image_pad).to(self._device)
+        where = places([row.length for row in rows]) if self._packing else None
+        batch = collate(rows, image_pad=self._image_pad, places=where).to(self._device)
         logits, hidden = run(self._network, batch, self._pictures(batch.images).to(self._device))
         everything = processed_logprobs(logits, batch.temperatures, self._banned)
         logprobs = everything.gather(1, batch.targets[:, None])[:, 0]
-        return Pass(members=members, batch=batch, all_logprobs=everything, logprobs=logprobs, hidden=hidden)
+        *aimed, probed = hidden.split(batch.num_probes)
+        return Pass(
+            members=members,
+            batch=batch,
+            all_logprobs=everything,
+            logprobs=logprobs,
+            hidden=probed,
+            aimed=dict(zip(HEAD_NAMES, aimed, strict=True)),
+        )
 
 
 def _empty(row: Row) -> Row:
@@ -91,8 +116,8 @@ def _empty(row: Row) -> Row:
         trained=nothing,
         weights=row.weights[:0],
         behaviour_logprobs=row.behaviour_logprobs[:0],
-        box_positions=row.box_positions[:0],
-        boxes=row.boxes[:0],
+        slots=row.slots[:0],
+        aims={},
         probes=row.probes[:0],
     )
 
@@ -100,9 +125,15 @@ def _empty(row: Row) -> Row:
 class Trainer:
     """An engine and the forward passes through it."""
 
-    def __init__(self, engine: Engine, forward: Forward) -> None:
+    def __init__(self, engine: Engine, forward: Forward, *, of_policy: Wanted = everything) -> None:
+        """of_policy: names the parameters that tell the policy from its base; all of them do without an adapter."""
         self.engine = engine
         self.forward = forward
+        self._of_policy = of_policy
+
+    def held(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and whole tensors of all that tells the policy now held from its base. Collective."""
+        return self.engine.weights(self._of_policy)
 
     def descend(self, rows: Sequence[Row], loss: Callable[[Pass], Tensor], *, lr: float) -> float:
         """One optimiser step on Σ over micro-batches and ranks of `loss`. Collective. Returns the gradient's norm."""

@@ -15,7 +15,7 @@ from actors.actor import Actor
 from actors.config import ActorConfig, VotingConfig
 from actors.embedding import ClassicalEmbedder
 from actors.tasks.plan import Plan, Step
-from actors.traces import Emphasis
+from actors.traces.config import Emphasis
 from common.media import FolderMediaStore, put_image
 from common.schema import decode_rollouts, decode_traces
 from common.types import Rollout, Sampling, ToolCall, Weights

@@ -21,6 +21,7 @@ from common.types import Sampling
 ZOOM = '<tool_call>{"name":"ZOOM","arguments":{"image":"image_1","box":[250,300,450,400]}}</tool_call>'
 OCR = '<tool_call>{"name":"OCR","arguments":{"image":"image_2"}}</tool_call>'
 ANSWER = "<answer>493</answer>"
+OPENS = '<tool_call>{"name":"'
 
 
 class Scene:
@@ -191,3 +192,74 @@ async def test_a_clip_is_seen_as_its_shown_frames_and_under_the_augmentation_ask
     assert len(episode.turns[0].images) == 2
     assert [augmentation for _, augmentation in scene.viewer.asked] == ["hue:3", "hue:3"]
     assert "frame_3 1.0s" in scene.chat.decode(episode.turns[0].token_ids)
+
+
+async def test_a_forced_call_is_opened_for_the_policy_and_then_it_goes_on_freely() -> None:
+    scene = Scene([ZOOM.removeprefix(OPENS), ANSWER])
+    episode = await scene.run(arm="forced_tool")
+    assert (episode.stop_reason, episode.answer) == ("answer", "493")
+    assert [done.call.name for done in episode.calls] == ["ZOOM"]
+    opened = tuple(scene.chat.encode(OPENS))
+    assert episode.turns[0].token_ids[-len(opened) :] == opened
+    assert episode.turns[1].token_ids == scene.chat.written(ZOOM.removeprefix(OPENS))
+    assert episode.turns[2].token_ids[-len(opened) :] != opened
+
+
+async def test_an_answer_does_not_get_round_a_forced_call() -> None:
+    episode = await Scene([ANSWER], max_repairs=1).run(arm="forced_tool")
+    assert (episode.stop_reason, episode.answer) == ("malformed", None)
+    assert [done.observation.error for done in episode.calls] == ["malformed_call"]
+
+
+async def test_random_calls_are_made_before_the_policy_answers_and_none_of_them_is_sampled() -> None:
+    scene = Scene(["493</answer>"])
+    episode = await scene.run(arm="random_tool", random_calls=2)
+    assert (episode.stop_reason, episode.answer) == ("answer", "493")
+    assert [done.call.name for done in episode.calls] == ["OCR", "OCR"]
+    assert [turn.role for turn in episode.turns] == ["user", "tool", "tool", "assistant"]
+    call = scene.chat.written('<tool_call>{"name":"OCR","arguments":{"image":"image_1"}}</tool_call>')
+    assert episode.turns[0].token_ids[-len(call) :] == call
+    assert episode.turns[-1].token_ids == scene.chat.written("493</answer>")
+    assert len(scene.generator.asked) == 1
+    assert scene.generator.asked[0].prompt_ids == tuple(i for turn in episode.turns[:-1] for i in turn.token_ids)
+
+
+async def test_a_tool_that_an_arm_switches_off_is_refused_and_the_others_work() -> None:
+    scene = Scene([ZOOM, OCR, ANSWER])
+    episode = await scene.run(arm="without_OCR")
+    assert [done.observation.error for done in episode.calls] == [None, "unavailable"]
+    assert [done.call.name for done in episode.calls] == ["ZOOM", "OCR"]
+    assert [call.name for call in scene.toolbox.executed] == ["ZOOM"]
+    assert (episode.stop_reason, episode.answer) == ("answer", "493")
+
+
+async def test_a_random_call_is_a_function_of_the_seed_and_the_query() -> None:
+    scene = Scene(["493</answer>"])
+    clip = a_query(clip=a_clip(20), images=())
+    asked = []
+    for seed in (1, 1, 2):
+        sampling = Sampling(temperature=0.0, max_tokens=200, seed=seed)
+        await scene.agent.roll_out(clip, sampling, arm="random_tool", random_calls=3)
+        asked.append([call.arguments["image"] for call in scene.toolbox.executed[-3:]])
+    assert asked[0] == asked[1] != asked[2]
+
+
+@given(room=st.integers(0, 400), arm=st.sampled_from(["no_tool", "random_tool", "forced_tool"]))
+@settings(max_examples=60, deadline=None)
+async def test_whatever_the_limit_every_arm_stays_within_it_and_samples_only_what_it_says(room: int, arm: Any) -> None:
+    script = {"forced_tool": [ZOOM.removeprefix(OPENS), ANSWER]}.get(arm, ["493</answer>"])
+    opening = len((await Scene(script).run(arm="learned", query=a_query())).turns[0].token_ids)
+    limited = Scene(script, max_model_len=opening + 20 + room)
+    episode = await limited.run(arm=arm, random_calls=2)
+    assert sum(len(turn.token_ids) for turn in episode.turns) <= opening + 20 + room
+    limited.chat.check(episode.turns)
+    said = [turn.token_ids for turn in episode.turns if turn.role == "assistant"]
+    assert len(said) == len(limited.generator.asked)
+    for ids, text in zip(said, script, strict=False):
+        assert ids == limited.chat.written(text)[: len(ids)]
+
+
+async def test_it_is_known_whether_the_first_thing_said_is_a_call() -> None:
+    for script, wanted in (([ZOOM, ANSWER], True), ([f"hm {ZOOM}", ANSWER], False), ([ANSWER], False)):
+        scene = Scene(script)
+        assert scene.agent.begins_with_call(await scene.run()) is wanted

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from actors.tasks.config import WorldConfig
-from actors.tasks.detection import detection_scenes
-from actors.tasks.scene import COLOURS
+from actors.tasks.detection import WORDS, detection_scenes
 from common.chat import Chat
+from common.media import FolderMediaStore
 from learner.base_model import BaseShape, make_model, make_tokenizer, save_model
 from learner.warmup import Warmup, WarmupConfig, patches
 
@@ -18,7 +18,8 @@ CALL = '<tool_call>{"name":"ZOOM","arguments":{"image":"image_1","box":[250,300,
 
 
 def downsampled(pixels: np.ndarray, frame: int | None) -> np.ndarray:
-    return np.ascontiguousarray(pixels[3::7, 3::7])
+    step = len(pixels) // 64
+    return np.ascontiguousarray(pixels[step // 2 :: step, step // 2 :: step])
 
 
 def test_the_tokenizer_is_small_total_and_leaves_digits_alone() -> None:
@@ -35,7 +36,7 @@ def test_weights_are_a_function_of_the_seed() -> None:
     first, again, other = (make_model(shape, tokenizer, seed).state_dict() for seed in (0, 0, 1))
     assert all((first[name] == again[name]).all() for name in first)
     assert any((first[name] != other[name]).any() for name in first)
-    assert sum(value.numel() for value in first.values()) < 1_000_000
+    assert sum(value.numel() for value in first.values()) < 2_500_000
 
 
 def test_patches_are_what_the_stock_processor_makes(tmp_path: Path) -> None:
@@ -54,10 +55,12 @@ def test_patches_are_what_the_stock_processor_makes(tmp_path: Path) -> None:
     assert Chat.from_model(tmp_path).vision.patch == 8
 
 
-def test_the_warm_up_learns_where_plates_are() -> None:
-    warmup = Warmup(WarmupConfig(num_steps=80, batch_size=32, rise=10), BaseShape(), [f" {name}" for name in COLOURS])
-    assert warmup.add(detection_scenes(WorldConfig(), 0, 100, cells=4, view=downsampled)) == 100
-    assert warmup.add(detection_scenes(WorldConfig(), 100, 100, cells=4, view=downsampled)) == 200
+def test_the_warm_up_learns_where_plates_are(tmp_path: Path) -> None:
+    world, store = WorldConfig(), FolderMediaStore(tmp_path)
+    shape = BaseShape(vision_hidden_size=64, vision_intermediate_size=176, vision_depth=2, vision_heads=2)
+    warmup = Warmup(WarmupConfig(num_steps=80, batch_size=32, rise=10), shape, [f" {name}" for name in WORDS])
+    assert warmup.add(detection_scenes(world, 0, 100, cells=4, view=downsampled, store=store)) == 100
+    assert warmup.add(detection_scenes(world, 100, 100, cells=4, view=downsampled, store=store)) == 200
     (start,) = warmup.train(1)
     end = warmup.train(79)[-1]
     assert end["loss"] < 0.7 * start["loss"]

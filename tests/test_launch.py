@@ -27,7 +27,7 @@ class FakeSystem:
     def __init__(self) -> None:
         self.asked: list[tuple[RunConfig, bool]] = []
         self.questions: list[str] = []
-        self.sft = self.rft = self.adapt = self.eval = self.pretrain = self.run
+        self.sft = self.rft = self.adapt = self.pretrain = self.run
 
     async def run(self, config: RunConfig, *, progress: Progress, resume: bool) -> Summary:
         print("a library prints")
@@ -36,6 +36,9 @@ class FakeSystem:
         progress.update(1, reward=0.5)
         self.asked.append((config, resume))
         return summary(config.name)
+
+    async def eval(self, config: RunConfig, *, progress: Progress) -> Summary:
+        return await self.run(config, progress=progress, resume=True)
 
     async def ask(self, config: RunConfig, *, picture: Path, question: str, progress: Progress) -> Answer:
         self.questions.append(question)
@@ -75,7 +78,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in printed for name in COMMANDS)
     assert set(COMMANDS) == {
         *("run", "sft", "rft", "adapt", "eval", "pretrain"),
-        *("ask", "tool", "reenact", "bench", "report", "doctor"),
+        *("ask", "tool", "data", "reenact", "bench", "report", "doctor"),
     }
 
 
@@ -93,6 +96,17 @@ def test_flags_and_overrides_reach_the_system(capsys: pytest.CaptureFixture[str]
     assert main(["run", "seed=8", "--json"], system) == 0
     assert [(config.seed, resume) for config, resume in system.asked] == [(7, False), (8, True)]
     assert "75.0 %" in capsys.readouterr().out
+
+
+def test_eval_has_short_names_for_a_set_of_ones_own() -> None:
+    system = FakeSystem()
+    assert (
+        main(["eval", "qa=a b, c(1)'s.jsonl", "data=/some/dir", "num_tasks=500", "evaluation.shift=dark:0.3"], system)
+        == 0
+    )
+    settings = system.asked[0][0].evaluation
+    assert (settings.qa, settings.data, settings.num_tasks) == ("a b, c(1)'s.jsonl", "/some/dir", 500)
+    assert settings.shift == "dark:0.3"
 
 
 def test_json_is_alone_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +142,9 @@ def test_words_are_split_by_place_and_equals_sign() -> None:
         (["run", "learner.engine.zero_stage=9"], "learner.engine: zero_stage must be 0, 1, 2 or 3, got 9"),
         (["ask", "missing.png", "what?"], "missing.png: no such file"),
         (["ask", "missing.png"], "the following arguments are required: question"),
+        (["eval", "num_tasks=many"], "evaluation.num_tasks: expected int, got str"),
+        (["eval", "num_tasks=0"], "evaluation: num_tasks and concurrency must be at least 1, got 0, 48"),
+        (["eval", "evaluation.arms=[no_tool]"], "evaluation: arms must have learned, each once, got ['no_tool']"),
         (["report", "/nowhere"], "/nowhere holds no finished run"),
     ],
 )

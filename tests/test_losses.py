@@ -16,8 +16,11 @@ from learner.losses import (
     clipped_surrogate,
     entropy,
     giou,
+    interval_iou,
+    point_loss,
     processed_logprobs,
     ratios,
+    span_loss,
     weighted_nll,
 )
 
@@ -174,6 +177,81 @@ def test_giou_of_equal_and_of_apart_boxes() -> None:
 
 def test_the_box_loss_is_zero_on_the_box_and_grows_away_from_it() -> None:
     target = torch.tensor([[0.2, 0.2, 0.5, 0.5]])
-    losses = [box_loss(target + shift, target, num_boxes=1).item() for shift in (0.0, 0.05, 0.1, 0.3)]
+    losses = [box_loss(target + shift, target, num_targets=1).item() for shift in (0.0, 0.05, 0.1, 0.3)]
     assert losses[0] == pytest.approx(0.0, abs=1e-6)
     assert losses == sorted(losses)
+
+
+BOX = st.tuples(*[st.floats(0, 1, width=32)] * 4).map(
+    lambda v: (min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]) + 0.01, max(v[1], v[3]) + 0.01)
+)
+
+
+@given(BOX, BOX)
+def test_giou_is_torchvisions(a: tuple[float, ...], b: tuple[float, ...]) -> None:
+    from torchvision.ops import generalized_box_iou_loss
+
+    one, two = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    torch.testing.assert_close(1 - giou(one, two), generalized_box_iou_loss(one, two, eps=0.0), atol=1e-9, rtol=0)
+
+
+def test_the_gradient_of_giou_is_torchvisions() -> None:
+    from torchvision.ops import generalized_box_iou_loss
+
+    corners = torch.rand(2, 200, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mine, target = corners.sort(dim=2).values.flatten(2)
+    mine = mine.requires_grad_(True)
+    (1 - giou(mine, target)).sum().backward()  # type: ignore[no-untyped-call]
+    theirs = mine.detach().clone().requires_grad_(True)
+    generalized_box_iou_loss(theirs, target, eps=0.0).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-9, rtol=1e-9)
+
+
+INTERVAL = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda v: (min(v), max(v) + 0.01))
+
+
+def test_intervals_share_what_they_share() -> None:
+    a = torch.tensor([[0.0, 0.5], [0.0, 0.5], [0.0, 0.2]])
+    b = torch.tensor([[0.0, 0.5], [0.25, 0.75], [0.6, 0.8]])
+    assert interval_iou(a, b).tolist() == pytest.approx([1.0, 1 / 3, -0.5])  # apart: a gap of .4 in a hull of .8
+
+
+@given(INTERVAL, INTERVAL)
+def test_the_iou_of_intervals_is_that_of_boxes_of_height_one(a: tuple[float, float], b: tuple[float, float]) -> None:
+    one, two = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    tall = [torch.tensor([[v[0], 0.0, v[1], 1.0]], dtype=torch.float64) for v in (a, b)]
+    torch.testing.assert_close(interval_iou(one, two), giou(*tall), atol=1e-6, rtol=0)
+
+
+def test_point_and_span_losses_are_worked_out_by_hand() -> None:
+    # off by .3 and .05 with a knee at .1: (.3 − .05 + .05²/.2) / 2
+    point = point_loss(torch.tensor([[0.5, 0.25]]), torch.tensor([[0.2, 0.2]]), num_targets=2)
+    assert point.item() == pytest.approx((0.25 + 0.0125) / 2 / 2)
+    # both ends off by .2: .15, and an IoU of .2 / .6
+    span = span_loss(torch.tensor([[0.4, 0.8]]), torch.tensor([[0.2, 0.6]]), num_targets=1)
+    assert span.item() == pytest.approx(0.15 + 1 - 1 / 3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.tuples(st.floats(-4, 4), st.floats(-4, 4), st.floats(0.1, 5)), min_size=1, max_size=8),
+    st.floats(0.01, 100),
+)
+def test_the_weighted_loss_is_invariant_to_the_scale_of_weights_and_so_is_its_gradient(
+    rows: list[tuple[float, float, float]], scale: float
+) -> None:
+    values = torch.tensor(rows, dtype=torch.float64)
+
+    def gradient(weights: Tensor) -> tuple[Tensor, Tensor]:
+        logits = values[:, :2].clone().requires_grad_(True)
+        logprobs = torch.log_softmax(logits, dim=1)[:, 0]
+        loss = weighted_nll(logprobs, weights, total_weight=float(weights.sum()))
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
+        return loss.detach(), logits.grad
+
+    for mine, theirs in zip(gradient(values[:, 2]), gradient(values[:, 2] * scale), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    # By torch: each token's cross-entropy, weighted, over the sum of weights.
+    nll = torch.nn.functional.cross_entropy(values[:, :2], torch.zeros(len(rows), dtype=torch.int64), reduction="none")
+    torch.testing.assert_close(gradient(values[:, 2])[0], (values[:, 2] * nll).sum() / values[:, 2].sum())

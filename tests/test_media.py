@@ -34,6 +34,17 @@ def test_missing_media_are_an_error_of_one_line(tmp_path: Path) -> None:
         load_image(FolderMediaStore(tmp_path), tmp_path / "nothing.png")
 
 
+def test_a_users_picture_is_kept_uncompressed_unless_it_is_large(tmp_path: Path) -> None:
+    store = FolderMediaStore(tmp_path / "store")
+    Image.fromarray(picture()).save(tmp_path / "small.png")
+    small = load_image(store, tmp_path / "small.png")
+    assert small.num_bytes > picture().size and np.array_equal(pixels_of(store, small), picture())
+    flat = np.zeros((2001, 2001, 3), np.uint8)
+    Image.fromarray(flat).save(tmp_path / "large.png")
+    large = load_image(store, tmp_path / "large.png")
+    assert large.num_bytes < flat.size / 10 and np.array_equal(pixels_of(store, large), flat)
+
+
 def test_trim_removes_the_oldest_but_never_what_is_pinned(tmp_path: Path) -> None:
     store = FolderMediaStore(tmp_path)
     refs = [store.put(bytes([i]) * 100, kind="view", width=1, height=1) for i in range(5)]

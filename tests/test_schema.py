@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fakes.values import a_clip, a_group, a_query, a_rollout, a_trace, an_answer_turn
 from hypothesis import given, settings
@@ -22,12 +24,15 @@ from common.schema import (
     rollout_table,
 )
 from common.types import (
+    BoxTarget,
     ExecutedCall,
     Facts,
     MediaRef,
     Observation,
+    PointTarget,
     Query,
     Rollout,
+    SpanTarget,
     ToolCall,
     Turn,
     VersionSpan,
@@ -121,8 +126,30 @@ def test_rollouts_come_back_as_they_went_in(values: list[Rollout]) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(queries, st.integers(0, 9)), max_size=3))
 def test_traces_come_back_as_they_went_in(parts: list[tuple[Query, int]]) -> None:
-    traces = [a_trace(i, query=query, level=level) for i, (query, level) in enumerate(parts)]
+    points, spans = (PointTarget(position=1, point=(0.25, 1.0)),), (SpanTarget(position=2, span=(0.0, 0.5)),)
+    traces = [
+        a_trace(i, query=query, level=level, points=points[: level % 2], spans=spans[: i % 2])
+        for i, (query, level) in enumerate(parts)
+    ]
     assert decode_traces(encode_traces(traces)) == traces
+
+
+def test_a_trace_of_the_schema_before_points_and_spans_is_still_read() -> None:
+    trace = a_trace()
+    with pa.ipc.open_stream(encode_traces([trace])) as reader:
+        table = reader.read_all().drop_columns(["points", "spans"])
+    sink = pa.BufferOutputStream()
+    old = table.schema.with_metadata({"pixelis.kind": "traces", "pixelis.schema": "2"})
+    with pa.ipc.new_stream(sink, old) as writer:
+        writer.write_table(table.cast(old))
+    assert decode_traces(sink.getvalue().to_pybytes()) == [trace]
+
+
+@pytest.mark.parametrize("target", [{"position": -1}, {"position": 99}, {"box": (0.0, 0.0, 1.2, 1.0)}])
+def test_a_target_outside_the_trace_or_the_picture_stays_out(target: dict[str, Any]) -> None:
+    box = BoxTarget(**({"position": 3, "box": (0.0, 0.0, 1.0, 1.0)} | target))
+    with pytest.raises(ContractError, match="target"):
+        encode_traces([a_trace(boxes=(box,))])
 
 
 def test_log_probs_are_rounded_to_float32_and_to_nothing_coarser() -> None:

@@ -289,3 +289,12 @@ def test_what_stays_has_no_direction(desk):
     desk.play([np.full((20, 20, 3), at, np.uint8) for at in range(3)])
     found = desk.call("PROP", track=desk.add_track([(1, 1, 5, 5)] * 3))
     assert found["speed"] == 0 and found["direction"] == "still" and "degrees" not in found
+
+
+def test_what_asks_for_one_property_alone_and_is_refused_where_there_is_none(desk):
+    desk.show(np.full((20, 20, 3), 200, np.uint8))
+    whole = desk.call("PROP", image="image_1", box=[100, 100, 600, 600])
+    for name, value in whole.items():
+        assert desk.call("PROP", image="image_1", box=[100, 100, 600, 600], what=name) == {name: value}
+    with pytest.raises(ToolError, match="what must be one of area"):
+        desk.call("PROP", image="image_1", box=[100, 100, 600, 600], what="speed")

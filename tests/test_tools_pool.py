@@ -9,15 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from fakes.faulty_worker import COMMAND
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.tools.config import ToolsConfig
 from actors.tools.errors import NoWorker
+from actors.tools.frames import FrameSplitter, Reply, framed
 from actors.tools.pool import WorkerPool
 from actors.tools.ports import Job
 from cluster.benchmarks.faults import faulty
@@ -207,6 +211,110 @@ async def test_only_the_guilty_one_of_a_batch_fails(opened: Opener, fault: str, 
     jobs = [faulty(ZOOM, "sleep", 0.2), Job(tool="OCR"), faulty(Job(tool="OCR"), fault), Job(tool="OCR")]
     replies = await asyncio.gather(*map(pool.run, jobs))
     assert [reply.error for reply in replies] == [None, None, code, None]
+
+
+# Sent ahead
+
+
+async def quick(pool: WorkerPool, *, num: int = 6) -> None:
+    """Have the pool know that ZOOM and OCR are quick."""
+    for tool in ("ZOOM", "OCR"):
+        for _ in range(num):
+            await pool.run(Job(tool=tool))
+
+
+async def test_quick_calls_go_to_busy_workers_a_handful_at_a_time_and_all_workers_get_a_share(opened: Opener) -> None:
+    pool = await opened(num_workers=2)
+    await quick(pool)
+    replies = await asyncio.gather(*(pool.run(Job(tool="OCR")) for _ in range(60)))
+    values = [reply.result.values for reply in replies if reply.result is not None]
+    assert len(values) == 60 and max(found.get("together", 1) for found in values) > 1
+    assert {found["pid"] for found in values} == set(pool.pids)
+    assert pool.statistics.num_lost == 0
+
+
+@pytest.mark.parametrize("fault", ["crash", "leave", "hang", "grow"])
+async def test_a_fault_among_calls_that_were_sent_ahead_costs_its_own_call_only(opened: Opener, fault: str) -> None:
+    pool = await opened(num_workers=1, num_spares=1, deadline_s=1.5, memory_mb=64)
+    await quick(pool)
+    jobs = [Job(tool="ZOOM") for _ in range(40)]
+    jobs[17] = faulty(ZOOM, fault)
+    replies = await asyncio.gather(*map(pool.run, jobs))
+    guilty = replies.pop(17)
+    code = {"hang": "timeout", "grow": "limit_exceeded"}.get(fault, "tool_crashed")
+    assert guilty.error == code and [reply.error for reply in replies] == [None] * 39
+    assert pool.statistics.num_retries == 0
+
+
+async def test_calls_behind_a_hung_one_do_not_wait_for_its_end(opened: Opener) -> None:
+    pool = await opened(num_workers=2, deadline_s=60.0)
+    await quick(pool)
+    hung = asyncio.create_task(pool.run(faulty(ZOOM, "hang")))
+    busy = asyncio.create_task(pool.run(faulty(ZOOM, "sleep", 0.5)))
+    await asyncio.sleep(0.05)
+    behind = [pool.run(ZOOM) for _ in range(8)]  # some of them wait in the worker that hangs
+    assert [reply.error for reply in await asyncio.gather(*behind, busy)] == [None] * 9
+    assert not hung.done()
+    hung.cancel()
+
+
+async def test_the_deadline_of_a_call_that_was_sent_ahead_begins_when_it_does(opened: Opener) -> None:
+    pool = await opened(num_workers=1, deadline_s=1.5)
+    await quick(pool)
+    replies = await asyncio.gather(*(pool.run(faulty(ZOOM, "sleep", 0.7)) for _ in range(3)))
+    assert [reply.error for reply in replies] == [None] * 3
+    assert pool.statistics.num_lost == 0
+
+
+async def test_a_kill_does_not_count_for_a_call_that_was_only_sent_ahead(opened: Opener) -> None:
+    pool = await opened(num_workers=1)
+    await quick(pool)
+    calls = [asyncio.create_task(pool.run(faulty(ZOOM, "sleep", 1.0))) for _ in range(2)]
+    for _ in range(2):  # each of the two is executing at one of the kills, and is sent ahead at the other
+        assert await until(lambda: len(pool.pids) == 1)
+        (victim,) = pool.pids
+        await asyncio.sleep(0.1)
+        os.kill(victim, signal.SIGKILL)
+        assert await until(lambda victim=victim: victim not in pool.pids)  # type: ignore[misc]
+    assert [(await call).error for call in calls] == [None, None]
+    assert pool.statistics.num_retries == 2
+
+
+async def test_a_caller_that_leaves_a_call_sent_ahead_harms_nobody(opened: Opener) -> None:
+    pool = await opened(num_workers=1, num_spares=1)
+    await quick(pool)
+    busy = asyncio.create_task(pool.run(faulty(ZOOM, "sleep", 0.3)))
+    await asyncio.sleep(0.05)
+    left = [asyncio.create_task(pool.run(faulty(ZOOM, "hang"))) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    assert (await busy).error is None and (await pool.run(ZOOM)).error is None
+
+
+async def test_a_job_that_cannot_be_written_harms_its_caller_only(opened: Opener) -> None:
+    pool = await opened()
+    replies = await asyncio.gather(
+        pool.run(Job(tool="ZOOM", options={"text": "\ud800"})),
+        *(pool.run(ZOOM) for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert isinstance(replies[0], UnicodeEncodeError)
+    assert [reply.error for reply in replies[1:] if isinstance(reply, Reply)] == [None] * 5
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 400), max_size=12))
+def test_frames_are_the_same_however_the_stream_is_cut(bodies: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(map(framed, bodies))
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    splitter = FrameSplitter()
+    assert [body for start, stop in pairwise(edges) for body in splitter.split(stream[start:stop])] == bodies
+
+
+def test_noise_is_no_frame() -> None:
+    with pytest.raises(ValueError, match="a frame of"):
+        list(FrameSplitter().split(b"\xff\xff\xff\xff noise"))
 
 
 # Starting

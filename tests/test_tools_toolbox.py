@@ -53,6 +53,16 @@ async def test_the_same_call_is_executed_once_and_then_free(tmp_path):
     assert first.observation.cpu_s > 0 and other.source != first.source
 
 
+async def test_without_a_memory_every_call_is_executed(tmp_path):
+    store, reader = FolderMediaStore(tmp_path), FixedReader()
+    box = toolbox(store, reader=reader)
+    first, _ = await box.execute(READ, workspace(store))
+    for reads in (2, 3):
+        again, _ = await box.uncached().execute(READ, workspace(store))
+        assert reader.num_reads == reads and not again.observation.cached
+        assert again.observation.digest == first.observation.digest
+
+
 async def test_siblings_in_flight_share_one_execution(tmp_path):
     store, reader = FolderMediaStore(tmp_path), FixedReader()
     box = toolbox(store, reader=reader)

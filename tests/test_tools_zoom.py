@@ -13,7 +13,8 @@ from PIL import Image
 from actors.tools.config import ToolsConfig
 from actors.tools.errors import ToolError
 from actors.tools.zoom import HALVED, resample
-from common.media import pixels_of, stored_png
+from common.media import pixels_of
+from common.stored_png import BLOCK, HEAD, stored_pixels, stored_png
 
 CONFIG = ToolsConfig(num_workers=0, ocr="none", zoom_min_side=64, zoom_max_side=256, zoom_factor_side=512)
 
@@ -108,6 +109,7 @@ def test_a_stored_png_reads_back_everywhere(pixels):
     with Image.open(io.BytesIO(data)) as image:
         image.verify()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
+    assert np.array_equal(stored_pixels(data, pixels.shape[1], pixels.shape[0]), pixels)
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], pixels)
 
 
@@ -115,6 +117,33 @@ def test_a_stored_png_of_many_blocks_reads_back():
     pixels = noise(300, 333)
     assert len(stored_png(pixels)) < pixels.size + 600
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored_png(pixels)))), pixels)
+    assert np.array_equal(stored_pixels(stored_png(pixels), 333, 300), pixels)
+
+
+@pytest.mark.parametrize("height", [BLOCK // 85, 2 * BLOCK // 85])
+def test_a_stored_png_whose_last_block_is_full_reads_back(height):
+    pixels = noise(height, 28)
+    assert height * (1 + 3 * 28) % BLOCK == 0
+    assert np.array_equal(stored_pixels(stored_png(pixels), 28, height), pixels)
+
+
+def test_another_png_is_not_taken_for_a_stored_one():
+    pixels = noise(150, 170)
+    data = stored_png(pixels)
+    rows = 8 + 25 + 8 + 2 + HEAD
+    filtered = bytearray(data)
+    filtered[rows] = 1
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    for other in (
+        buffer.getvalue(),
+        bytes(filtered),
+        data[:-1],
+        data + b"0",
+        data.replace(b"\x78\x01", b"\x78\x9c", 1),
+    ):
+        assert stored_pixels(other, 170, 150) is None
+    assert stored_pixels(data, 150, 170) is None
 
 
 def test_pictures_looked_at_again_are_not_decoded_again(desk):

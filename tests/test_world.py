@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from actors.tasks.config import WorldConfig
-from actors.tasks.scene import COLOURS, Shift, draw_scene
-from actors.tasks.world import SPLITS, World
+from actors.tasks.scene import COLOURS, draw_scene
+from actors.tasks.shifts import Shift
+from actors.tasks.world.world import SPLITS, World
 from common.geometry import covers, grid_to_pixels, iou
 from common.media import FolderMediaStore, pixels_of
 from common.seeds import stream

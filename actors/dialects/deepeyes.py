@@ -63,6 +63,10 @@ class DeepEyes:
     def answer_opens(self) -> str:
         return ANSWER_OPENS
 
+    @property
+    def call_opens(self) -> str:
+        return CALL_OPENS
+
     def tools(self) -> Mapping[str, type]:
         return {TOOL: ZoomInArguments}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from actors.dialects.port import Shown, tool_list
-from actors.dialogue import ANSWER_OPENS, Utterance, read, write_answer, write_call
+from actors.dialogue import ANSWER_OPENS, CALL_OPENS, Utterance, read, write_answer, write_call
 from actors.tools.catalogue import TOOLS, specs
 from common.chat import Chat
 from common.types import ExecutedCall, ToolCall, Turn
@@ -28,6 +28,11 @@ class Hermes:
     @property
     def answer_opens(self) -> str:
         return ANSWER_OPENS
+
+    @property
+    def call_opens(self) -> str:
+        """Up to the tool's name, where every call is still the same: a tokenizer may have one token for all of it."""
+        return f'{CALL_OPENS}{{"name":"'
 
     def tools(self) -> Mapping[str, type]:
         return {tool.name: tool.arguments for tool in TOOLS}

@@ -87,6 +87,10 @@ class PixelReasoner:
     def answer_opens(self) -> str:
         return _BOXED
 
+    @property
+    def call_opens(self) -> str:
+        return CALL_OPENS
+
     def tools(self) -> Mapping[str, type]:
         return {**dict.fromkeys(CROPS, CropArguments), FRAMES: FrameArguments}
 

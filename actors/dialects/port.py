@@ -35,6 +35,11 @@ class Dialect(Protocol):
         """What opens an answer, for a turn that may only answer."""
         ...
 
+    @property
+    def call_opens(self) -> str:
+        """What opens a call, for a turn that is to call."""
+        ...
+
     def tools(self) -> Mapping[str, type]:
         """The tools by the dialect's names, each with its arguments' dataclass: for the grammar."""
         ...

@@ -1,32 +1,39 @@
 """Captions that ground words: what a base model learns of language before it learns to act.
 
-    <picture> cyan[250,300,450,400left red[…            each plate's colour, then where it is, in any order
+    <picture> cyan[250,300,450,400left red[…            each thing's colour, then where it is, in any order
     frame_1 0.0s <picture> … cyanframe_2[250,…           the same over a clip, with the frame
-    <tool_response>{"text":"493"}… → <answer>493         what was read is repeated
+    <picture> red","point":[300,250                      or a point that lies on it
+    <tool_response>{"text":"493"}… → <answer>493         what was returned is repeated: a code, a number, the last box
 
 They are short, so a thousand steps are cheap, and they teach the three things that a trace takes for granted: which
-colour is which, how a place is written, and how to copy. No tool is called and no question is asked.
+colour is which, how a place is written, and how to copy. No tool is called and no question is asked. Pictures are those
+of the world's own families, from a split of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.tasks.config import WorldConfig
-from actors.tasks.scene import Plate, Scene, draw_scene
-from actors.tasks.world import FRAME_S, written_box
+from actors.tasks.world.drawn import Drawn, Named, written_box
+from actors.tasks.world.world import World
 from common.chat import Chat, canonical_json
 from common.media import FolderMediaStore, put_view
 from common.seeds import stream
 from common.types import Query, Trace, Turn
 
-_KINDS = ("picture", "clip", "copy")
-_SHARES = (0.5, 0.35, 0.15)
+CLIPS = ("clip", "when", "event", "identity")
+"""Families whose pictures are clips."""
+_CLIP_SHARE, _COPY_SHARE, _POINT_SHARE = 0.35, 0.25, 0.4
 _COLOUR_WEIGHT = 0.1
-"""The order of plates is arbitrary, so which colour comes next is hardly worth predicting."""
+"""The order of things is arbitrary, so which colour comes next is hardly worth predicting."""
+_BARE_SHARE = 0.2
+"""How often a colour is written without the space before it, as tools write it."""
 
 
 class Captions:
@@ -40,21 +47,28 @@ class Captions:
         see: Callable[[NDArray[np.uint8], int | None], NDArray[np.uint8]],
     ) -> None:
         self._config, self._chat, self._store, self._see = config, chat, store, see
+        wanted = {name: share for name, share in config.mix.items() if share > 0}
+        stills = {name: share for name, share in wanted.items() if name not in CLIPS} or {"text": 1.0}
+        clips = {name: share for name, share in wanted.items() if name in CLIPS}
+        self._stills = World(replace(config, mix=stills), store)
+        self._clips = World(replace(config, mix=clips), store) if clips else self._stills
 
     def trace(self, index: int, *, num_plates: tuple[int, int], mixed: bool, level: int) -> Trace:
-        """Caption number `index` of a level whose pictures hold `num_plates`.
+        """Caption number `index` of a level whose pictures hold `num_plates` things.
 
         Only boxes of pictures unless `mixed`: which colour is which breaks through sooner when nothing else is asked.
         """
         random = stream(self._config.seed, "captions", index, *num_plates, str(mixed))
-        kind = str(random.choice(_KINDS, p=_SHARES)) if mixed else "picture"
-        if kind == "copy":
-            turns, weights = self._copy(random)
+        dice = random.random() if mixed else 1.0
+        if dice < _COPY_SHARE:
+            family, (turns, weights) = "copy", self._copy(random)
         else:
-            turns, weights = self._caption(random, num_plates, kind, sides=mixed)
+            world = self._clips if dice < _COPY_SHARE + _CLIP_SHARE else self._stills
+            family, drawn = world.draw("pretrain", index, num_plates=num_plates)
+            turns, weights = self._caption(random, drawn, extras=mixed)
         return Trace(
             trace_id=f"caption-{level}-{index}",
-            family=f"caption_{kind}",
+            family=f"caption_{family}",
             level=level,
             kind="golden",
             query=Query(query_id=f"caption-{index}", question=""),
@@ -63,44 +77,56 @@ class Captions:
         )
 
     def _caption(
-        self, random: np.random.Generator, num_plates: tuple[int, int], kind: str, *, sides: bool
+        self, random: np.random.Generator, drawn: Drawn, *, extras: bool
     ) -> tuple[tuple[Turn, ...], tuple[float, ...]]:
-        low, high = num_plates if kind == "picture" else (1, 2)
-        scenes = [
-            draw_scene(random, num_plates=int(random.integers(low, high + 1)), side=self._config.side)
-            for _ in range(1 if kind == "picture" else self._config.frames)
-        ]
-        frames = [None] if kind == "picture" else list(range(len(scenes)))
-        views = tuple(
-            put_view(self._store, self._see(scene.pixels, frame)) for scene, frame in zip(scenes, frames, strict=True)
-        )
+        moving = bool(drawn.times_s)
+        views = tuple(put_view(self._store, self._see(drawn.pictures[i], i if moving else None)) for i in drawn.shown)
         ids: list[int] = []
         weights: list[float] = []
-        for at, plate in _unambiguous(scenes, random):
-            unit = self._chat.encode(self._unit(plate, at if kind == "clip" else None, sides, random))
+        for at in random.permutation(len(drawn.named)):
+            named = drawn.named[int(at)]
+            side = len(drawn.pictures[named.frame])
+            unit = self._chat.encode(self._unit(named, side, moving, extras, random))
             ids += unit
             weights += [_COLOUR_WEIGHT] + [1.0] * (len(unit) - 1)
-        opening = self._chat.pictures(views, None if kind == "picture" else [FRAME_S * i for i in range(len(views))])
+        opening = self._chat.pictures(views, [drawn.times_s[i] for i in drawn.shown] if moving else None)
         return (opening, Turn(role="assistant", token_ids=tuple(ids))), tuple(weights)
 
-    def _unit(self, plate: Plate, frame: int | None, sides: bool, random: np.random.Generator) -> str:
-        """A colour and where it is: the frame, the box, and in half of them the side, before or after the box."""
-        x0, y0, x1, y1 = written_box(plate, self._config)
+    def _unit(self, named: Named, picture: int, moving: bool, extras: bool, random: np.random.Generator) -> str:
+        """A thing and where it is: its words, the frame, the box, and in half of them the side, before or after."""
+        x0, y0, x1, y1 = written_box(named.box, self._config, side=picture)
         box = f"[{x0},{y0},{x1},{y1}"
-        middle = (plate.box[0] + plate.box[2]) / 2 - self._config.side / 2
-        side = "" if not sides or abs(middle) < 20 or random.random() < 0.5 else "left" if middle < 0 else "right"
+        if extras and named.inside is not None and random.random() < _POINT_SHARE:
+            box = f'","point":[{named.inside[0]},{named.inside[1]}'
+        middle = (named.box[0] + named.box[2]) / 2 - picture / 2
+        side = "left" if middle < 0 else "right"
+        if not extras or abs(middle) < picture / 22 or random.random() < 0.5:
+            side = ""
         body = side + box if random.random() < 0.7 else box + side
-        return f" {plate.colour}" + (f"frame_{frame + 1}" if frame is not None else "") + body
+        bare = extras and " " not in named.words and random.random() < _BARE_SHARE
+        words = named.words if bare else f" {named.words}"
+        return words + (f"frame_{named.frame + 1}" if moving else "") + body
 
     def _copy(self, random: np.random.Generator) -> tuple[tuple[Turn, ...], tuple[float, ...]]:
-        code = "".join(map(str, random.integers(0, 10, 3)))
-        answer = self._chat.written(f"<answer>{code}</answer>")
-        opening = self._chat.observation(canonical_json({"text": code}), None)
-        return (opening, Turn(role="assistant", token_ids=answer)), (1.0,) * len(answer)
+        """An observation as a tool writes it, and the part of it that matters."""
+        seen, said = _returned(random)
+        repeated = self._chat.written(said)
+        opening = self._chat.observation(canonical_json(seen), None)
+        return (opening, Turn(role="assistant", token_ids=repeated)), (1.0,) * len(repeated)
 
 
-def _unambiguous(scenes: Sequence[Scene], random: np.random.Generator) -> list[tuple[int, Plate]]:
-    """Plates whose colour occurs once, with their frame, in random order."""
-    shown = [(at, plate) for at, scene in enumerate(scenes) for plate in scene.plates]
-    single = [item for item in shown if sum(plate.colour == item[1].colour for _, plate in shown) == 1]
-    return [single[i] for i in random.permutation(len(single))]
+def _returned(random: np.random.Generator) -> tuple[dict[str, Any], str]:
+    """A code, a share, a distance, or a track's last box."""
+    kind = int(random.integers(4))
+    if kind == 0:
+        code = "".join(map(str, random.integers(0, 10, int(random.integers(2, 4)))))
+        return {"text": code}, f"<answer>{code}</answer>"
+    if kind == 1:
+        share = round(float(random.uniform(0.2, 1)), 3)
+        return {"fill": share}, f"<answer>{share}</answer>"
+    if kind == 2:
+        apart = round(float(random.uniform(60, 400)), 1)
+        return {"distance": apart}, f"<answer>{apart}</answer>"
+    boxes = {f"frame_{at}": [int(value) for value in random.integers(0, 1000, 4)] for at in (1, 5, 9, 12, 16)}
+    x0, y0, x1, y1 = boxes["frame_16"]
+    return {"boxes": boxes, "track": "track_1"}, f'"box":[{x0},{y0},{x1},{y1}]'

@@ -8,14 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.tasks.config import WorldConfig
-from actors.tasks.scene import COLOURS, draw_scene
-from actors.tasks.world import written_box
-from common.seeds import stream
+from actors.tasks.scene import COLOURS
+from actors.tasks.world.desk import NOTE
+from actors.tasks.world.drawn import written_box
+from actors.tasks.world.world import World
+from common.media import FolderMediaStore
 
 FRAMES = 8
-"""Frames that a view can be marked as; every second scene is a still picture, whose class is FRAMES."""
-_PLATES = ((1, 1), (1, 2), (2, 4), (2, 4))
-"""Numbers of plates, dealt in turn: easy pictures beside hard ones."""
+"""Frames that a view can be marked as; a still picture's class is FRAMES."""
+WORDS = (*COLOURS, NOTE)
+"""The colours of things, in the order of `presence`."""
+_CROWDS = ((1, 1), (1, 2), (2, 4), (2, 4))
+"""Numbers of things, dealt in turn: easy pictures beside hard ones."""
 
 
 def detection_scenes(
@@ -25,30 +29,35 @@ def detection_scenes(
     *,
     cells: int,
     view: Callable[[NDArray[np.uint8], int | None], NDArray[np.uint8]],
+    store: FolderMediaStore,
 ) -> bytes:
-    """Scenes `start` … as safetensors: views (n, side, side, 3) uint8; presence (n, cells², colours) uint8, which
-    colours of plate have
-    their centre in a cell; boxes (n, cells², 4) int64, that plate's written box in grid steps, or 1000 // grid_step +
-    1 for none.
+    """Pictures `start` … of the world's tasks as safetensors: views (n, side, side, 3) uint8; presence (n, cells²,
+    words) uint8, which colours of things have their centre in a cell; boxes (n, cells², 4) int64, the written box of
+    one of them in grid steps, or 1000 // grid_step + 1 for none. Of a clip one of the shown frames is taken; every
+    second still is marked as a frame, so that stills and frames look alike.
     """
     from safetensors.numpy import save
 
+    world = World(config, store)
     none = 1000 // config.grid_step + 1
-    names = list(COLOURS)
     views = []
-    presence = np.zeros((count, cells * cells, len(names)), np.uint8)
+    presence = np.zeros((count, cells * cells, len(WORDS)), np.uint8)
     frames = np.zeros(count, np.int64)
     boxes = np.full((count, cells * cells, 4), none, np.int64)
     for row in range(count):
-        random = stream(config.seed, "detection", start + row)
-        low, high = _PLATES[(start + row) % len(_PLATES)]
-        scene = draw_scene(random, num_plates=int(random.integers(low, high + 1)), side=config.side)
-        frames[row] = FRAMES if (start + row) % 2 else (start + row) // 8 % FRAMES
-        views.append(view(scene.pixels, None if frames[row] == FRAMES else int(frames[row])))
-        for plate in scene.plates:
-            x0, y0, x1, y1 = plate.box
-            cell = (y0 + y1) * cells // (2 * config.side) * cells + (x0 + x1) * cells // (2 * config.side)
-            presence[row, cell, names.index(plate.colour)] = 1
-            boxes[row, cell] = [value // config.grid_step for value in written_box(plate, config)]
+        number = start + row
+        _, drawn = world.draw("pretrain", number, num_plates=_CROWDS[number % len(_CROWDS)])
+        at = drawn.shown[number % len(drawn.shown)]
+        picture = drawn.pictures[at]
+        frames[row] = at % FRAMES if drawn.times_s else FRAMES if number % 2 else number // 8 % FRAMES
+        views.append(view(picture, None if frames[row] == FRAMES else int(frames[row])))
+        side = len(picture)
+        for named in drawn.named:
+            if named.frame == at:
+                x0, y0, x1, y1 = named.box
+                cell = (y0 + y1) * cells // (2 * side) * cells + (x0 + x1) * cells // (2 * side)
+                presence[row, cell, WORDS.index(named.colour)] = 1
+                written = written_box(named.box, config, side=side)
+                boxes[row, cell] = [value // config.grid_step for value in written]
     packed: bytes = save({"views": np.stack(views), "presence": presence, "boxes": boxes, "frames": frames})
     return packed

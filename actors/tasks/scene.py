@@ -7,14 +7,15 @@ can be read only through the tools, and that is a fact of resolution.
 
 from __future__ import annotations
 
-import colorsys
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.tasks.scenes.ground import add_static
+from actors.tasks.shifts import Pen, Rgb, Shift, paint, pen, severity
+from actors.tasks.shifts import font as face
 from common.types import Box
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (50, 200, 210),
     "pink": (240, 140, 180),
 }
-SHIFTS = ("dark", "hue", "wash", "noise")
 _FONT_SIZES = (17, 18, 20)
 _GAP = 6
 
@@ -53,39 +53,14 @@ class Scene:
     plates: tuple[Plate, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shift:
-    """A change of the world's look. kind: dark (ground), hue (of plates), wash (plates fade), noise; severity in [0,
-    1].
-    """
-
-    kind: str
-    severity: float
-
-    @classmethod
-    def parse(cls, text: str) -> Shift | None:
-        """ "dark:0.3" → Shift; "" → None. Raises ValueError naming what is known."""
-        if not text:
-            return None
-        kind, _, severity = text.partition(":")
-        try:
-            value = float(severity)
-        except ValueError:
-            value = -1.0
-        if kind not in SHIFTS or not 0 <= value <= 1:
-            raise ValueError(
-                f"shift must be one of {', '.join(SHIFTS)} with a severity in [0, 1], like dark:0.3; got {text!r}"
-            )
-        return cls(kind=kind, severity=value)
-
-
-def draw_scene(random: np.random.Generator, *, num_plates: int, side: int = 448, shift: Shift | None = None) -> Scene:
+def draw_scene(
+    random: np.random.Generator, *, num_plates: int, side: int = 448, shift: Shift | None = None, num_static: int = 0
+) -> Scene:
     """A scene with `num_plates` plates of different colours that do not touch."""
     from PIL import Image, ImageDraw
 
     ground = int(random.integers(150, 236))
-    if shift is not None and shift.kind == "dark":
-        ground = int(ground * (1 - shift.severity))
+    ground = int(ground * (1 - severity(shift, "dark")))
     tone = int(np.clip(ground + random.integers(-12, 13), 0, 255))
     image = Image.new("RGB", (side, side), (tone, tone, tone))
     draw = ImageDraw.Draw(image)
@@ -93,17 +68,15 @@ def draw_scene(random: np.random.Generator, *, num_plates: int, side: int = 448,
         x, y, size = (int(v) for v in (random.integers(0, side), random.integers(0, side), random.integers(10, 61)))
         colour = tuple(int(v) for v in np.clip(ground + random.integers(-30, 21, 3), 0, 255))
         draw.ellipse((x, y, x + size, y + size), fill=colour)
+    if num_static:
+        image = Image.fromarray(add_static(random, np.asarray(image), num_static))
+        draw = ImageDraw.Draw(image)
     names = [str(name) for name in random.permutation(list(COLOURS))[:num_plates]]
     plates: list[Plate] = []
     for name in names:
         box = _place(random, plates, side)
-        plates.append(_draw_plate(draw, random, name, box, _paint(COLOURS[name], ground, shift)))
-    pixels = np.asarray(image)
-    if shift is not None and shift.kind == "noise":
-        amplitude = round(shift.severity * 160)
-        noise = random.integers(-amplitude, amplitude + 1, pixels.shape)
-        pixels = (pixels.astype(np.int16) + noise).clip(0, 255).astype(np.uint8)
-    return Scene(pixels=pixels, plates=tuple(plates))
+        plates.append(_draw_plate(draw, random, name, box, paint=paint(COLOURS[name], ground, shift), pen=pen(shift)))
+    return Scene(pixels=np.asarray(image), plates=tuple(plates))
 
 
 def _place(random: np.random.Generator, plates: list[Plate], side: int) -> Box:
@@ -120,32 +93,14 @@ def _apart(a: Box, b: Box) -> bool:
     return a[2] + _GAP < b[0] or b[2] + _GAP < a[0] or a[3] + _GAP < b[1] or b[3] + _GAP < a[1]
 
 
-def _paint(colour: tuple[int, int, int], ground: int, shift: Shift | None) -> tuple[int, int, int]:
-    if shift is None or shift.kind not in ("hue", "wash"):
-        return colour
-    if shift.kind == "wash":
-        red, green, blue = (int(v * (1 - shift.severity) + ground * shift.severity) for v in colour)
-        return red, green, blue
-    hue, saturation, value = colorsys.rgb_to_hsv(*(v / 255 for v in colour))
-    red, green, blue = (int(v * 255) for v in colorsys.hsv_to_rgb((hue + shift.severity) % 1, saturation, value))
-    return red, green, blue
-
-
 def _draw_plate(
-    draw: ImageDraw.ImageDraw, random: np.random.Generator, colour: str, box: Box, paint: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, random: np.random.Generator, colour: str, box: Box, *, paint: Rgb, pen: Pen
 ) -> Plate:
     code = "".join(str(digit) for digit in random.integers(0, 10, 3))
-    font = _font(int(random.choice(_FONT_SIZES)))
+    font = face(int(random.choice(_FONT_SIZES)), pen.face)
     draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=paint)
     width = draw.textlength(code, font=font)
     at = (box[0] + (box[2] - box[0] - width) / 2, box[1] + (box[3] - box[1] - 18) / 2 - 2)
-    draw.text(at, code, font=font, fill=(0, 0, 0))
-    left, top, right, bottom = draw.textbbox(at, code, font=font)
+    draw.text(at, code, font=font, fill=(pen.tone(0),) * 3, stroke_width=pen.stroke)
+    left, top, right, bottom = draw.textbbox(at, code, font=font, stroke_width=pen.stroke)
     return Plate(colour=colour, code=code, box=box, text_box=(int(left), int(top), int(right) + 1, int(bottom) + 1))
-
-
-@cache
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size=size)

@@ -7,6 +7,7 @@ picture's bytes, except where a warm-up asks for views as arrays.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from actors.tasks.config import WorldConfig
 from actors.tasks.detection import detection_scenes
 from actors.tasks.plan import Plan
 from actors.tasks.real import real_tasks
-from actors.tasks.world import World
+from actors.tasks.world.world import World
 from actors.tools.config import MediaLimits
 from common.chat import Chat
 from common.media import FolderMediaStore
@@ -35,6 +36,7 @@ class TaskSource:
     def __init__(self, config: WorldConfig, store: FolderMediaStore) -> None:
         self._config, self._store = config, store
         self._world = World(config, store)
+        self._traced = World(replace(config, mix=config.trace_mix or config.mix), store)
 
     def tasks(self, split: str, start: int, count: int, shift: str = "") -> list[Task]:
         """Tasks [start, start + count) of a split."""
@@ -42,11 +44,19 @@ class TaskSource:
 
     def plans(self, split: str, start: int, count: int, *, num_plates: tuple[int, int], level: int) -> list[Plan]:
         """Tasks of a split with the calls that solve them, at one level of the curriculum."""
-        return [self._world.plan(split, start + i, num_plates=num_plates, level=level) for i in range(count)]
+        return [self._traced.plan(split, start + i, num_plates=num_plates, level=level) for i in range(count)]
 
     def media(self, path: Path, limits: MediaLimits) -> tuple[MediaRef, ...] | Clip:
         """A user's picture or video, checked and normalised. Raises MediaError, one line."""
         return open_media(path, self._store, limits)
+
+    def outside(
+        self, qa: str, media: Path | None, limits: MediaLimits, *, limit: int | None = None, reader: str = ""
+    ) -> list[Task]:
+        """The first `limit` tasks of a set that is not ours. Raises DataError, one line."""
+        from actors.tasks.datasets.tasks import read_tasks
+
+        return read_tasks(qa, media, store=self._store, limits=limits, limit=limit, reader=reader)
 
     def real(self) -> list[Task]:
         """The real pictures' tasks."""
@@ -57,12 +67,12 @@ class PretrainSource:
     """What the base model learns from: scenes with dense targets, then captions."""
 
     def __init__(self, config: WorldConfig, chat: Chat, store: FolderMediaStore, see: See) -> None:
-        self._config, self._see = config, see
+        self._config, self._see, self._store = config, see, store
         self._captions = Captions(config, chat, store, see)
 
     def scenes(self, start: int, count: int, cells: int) -> bytes:
         """Scenes with dense targets, as safetensors (actors/tasks/detection.py)."""
-        return detection_scenes(self._config, start, count, cells=cells, view=self._see)
+        return detection_scenes(self._config, start, count, cells=cells, view=self._see, store=self._store)
 
     def captions(self, start: int, count: int, *, num_plates: tuple[int, int], mixed: bool, level: int) -> bytes:
         """Captions as traces, Arrow IPC."""

@@ -82,6 +82,10 @@ class ResultCache:
         self._pending.add(written)
         written.add_done_callback(self._written)
 
+    def forgetful(self) -> Forgetful:
+        """A cache over the same store that never remembers."""
+        return Forgetful(store=self._store, num_entries=1)
+
     def flush(self) -> None:
         """Waits until what was put is on disk. Raises what writing raises (OSError where the disk is full, say)."""
         for written in list(self._pending):
@@ -121,6 +125,16 @@ class ResultCache:
         entry = self._recent.pop(key, None)
         if entry is not None:
             self._held_bytes -= entry[1]
+
+
+class Forgetful(ResultCache):
+    """A cache that never remembers, so every call is executed."""
+
+    def get(self, key: str) -> Result | None:
+        return None
+
+    def put(self, key: str, result: Result) -> None:
+        pass
 
 
 class _Disk:

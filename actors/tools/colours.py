@@ -37,10 +37,10 @@ def lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def name_indices(pixels: NDArray[np.uint8]) -> NDArray[np.intp]:
     """For each RGB pixel the index in NAMES of its nearest named colour; shape (…)."""
-    anchors = lab(np.array([NAMED[name] for name in NAMES], np.uint8))
-    values = lab(pixels)
-    distances = np.stack([((values - anchor) ** 2).sum(axis=-1) for anchor in anchors])
-    nearest: NDArray[np.intp] = distances.argmin(axis=0)
+    anchors = lab(np.array([NAMED[name] for name in NAMES], np.uint8)).reshape(-1, 3)
+    # argmin |v − a|² = argmax v·a − |a|²/2, which is one matrix product
+    closeness = lab(pixels) @ anchors.T - (anchors**2).sum(axis=1) / 2
+    nearest: NDArray[np.intp] = closeness.argmax(axis=-1)
     return nearest
 
 

@@ -5,7 +5,7 @@ A request is a list of jobs of one tool; its answer is as many replies in the sa
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -13,6 +13,7 @@ from actors.tools.config import ToolsConfig
 from actors.tools.ports import Result
 from common.types import ErrorCode
 
+HEAD_BYTES = 4
 MAX_FRAME_BYTES = 64 * 2**20
 """A longer frame is noise: its sender is out of its mind."""
 
@@ -40,23 +41,32 @@ class Reply:
 
 
 def framed(body: bytes) -> bytes:
-    return len(body).to_bytes(4, "little") + body
+    return len(body).to_bytes(HEAD_BYTES, "little") + body
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
     """The next frame's body, or None at the end of the stream."""
-    head = stream.read(4)
-    if len(head) < 4:
+    head = stream.read(HEAD_BYTES)
+    if len(head) < HEAD_BYTES:
         return None
     return stream.read(int.from_bytes(head, "little"))
 
 
-async def receive_frame(reader: asyncio.StreamReader) -> bytes:
-    """Waits for the next frame. Raises ConnectionError when the stream ends or what comes is no frame."""
-    try:
-        length = int.from_bytes(await reader.readexactly(4), "little")
-        if length > MAX_FRAME_BYTES:
-            raise ConnectionError(f"a frame of {length} bytes")
-        return await reader.readexactly(length)
-    except asyncio.IncompleteReadError:
-        raise ConnectionError("the stream ended") from None
+class FrameSplitter:
+    """Cuts what comes from a stream, in pieces of any size, into the bodies of frames."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def split(self, data: bytes) -> Iterator[bytes]:
+        """The bodies that `data` completes. Raises ValueError when what comes is no frame."""
+        self._rest += data
+        while len(self._rest) >= HEAD_BYTES:
+            stop = HEAD_BYTES + int.from_bytes(self._rest[:HEAD_BYTES], "little")
+            if stop > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {stop} bytes")
+            if len(self._rest) < stop:
+                return
+            body = bytes(self._rest[HEAD_BYTES:stop])
+            del self._rest[:stop]
+            yield body

@@ -5,14 +5,15 @@ colour, and the dominant colour by name (`colour`) and value (`rgb`, the mean of
 also the number of pieces and the orientation of its longer axis in degrees (0 is along x, 90 along y), from its
 second moments. Of a track: where it begins and ends, the path's length in pixels, the mean speed in pixels a second,
 the direction from begin to end, and how much of the time it is seen. With `other`: distance, gap, overlap and
-relation of the two (relations.py); a track stands for its box in one frame.
+relation of the two (relations.py); a track stands for its box in one frame. `what` asks for one of them alone, which
+keeps the observation short.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,12 @@ from common.geometry import GRID, pixels_to_grid
 from common.types import Box, MediaRef
 
 OtherName: TypeAlias = Annotated[str, reference("mask", "track", "image", "frame", what=" to compare with")]
+Property: TypeAlias = Literal[
+    "area", "box", "centroid", "colour", "fill", "mean_rgb", "orientation", "pieces", "rgb", "size",
+    "degrees", "direction", "path", "seen", "speed", "start", "stop",
+    "distance", "distance_grid", "gap", "gap_grid", "iou", "relation",
+]  # fmt: skip
+"""Of a region, of a track, and of two things."""
 HEADINGS = ("right", "up right", "up", "up left", "left", "down left", "down", "down right")
 """The eight directions, 45 degrees apart, from 0."""
 
@@ -42,6 +49,7 @@ class MeasureArguments:
     other: OtherName | None = None
     other_box: GridBox | None = None
     frame: FrameName | None = None
+    what: Property | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +63,20 @@ class _Part:
 
 class Measure:
     name: ClassVar[str] = "PROP"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     description: ClassVar[str] = (
         "Measure a mask, a box of a picture, or a track: area, place, colour, speed; or compare it with other."
     )
     arguments: ClassVar[type] = MeasureArguments
 
     def plan(self, arguments: MeasureArguments, workspace: Workspace, config: ToolsConfig) -> Plan:
+        plan = self._whole(arguments, workspace)
+        if arguments.what is None:
+            return plan
+        return replace(plan, job=replace(plan.job, options={**plan.job.options, "what": arguments.what}))
+
+    def _whole(self, arguments: MeasureArguments, workspace: Workspace) -> Plan:
+        """The measurement of everything."""
         given = [name for name in ("mask", "track", "image") if getattr(arguments, name) is not None]
         if len(given) != 1 or (arguments.box is not None and given != ["image"]):
             raise ToolError("bad_argument", "needs one of mask, track, or image with box")
@@ -99,20 +114,28 @@ class Measure:
         return Plan(job=Job(tool=self.name, pictures=tuple(pictures), options=options), source=first.source)
 
     def run(self, job: Job, bench: Workbench) -> Result:
-        if "first" in job.options:
-            return Result(values=_compared(job, bench))
-        if "track" in job.options:
-            return Result(values=_of_track(job.options["track"], job.pictures[0].width, job.pictures[0].height))
-        pixels = bench.pixels(job.pictures[0])
-        if "box" in job.options:
-            return Result(values=_of_region(pixels, box_mask(pixels.shape, job.options["box"])))
-        region = _mask_region(bench.pixels(job.pictures[1]))
-        if not region.any():
-            return Result(values={"area": 0})
-        return Result(values={**_of_region(pixels, region), **_of_shape(region)})
+        values = _measured(job, bench)
+        what = job.options.get("what")
+        if what is None:
+            return Result(values=values)
+        if what not in values:
+            raise ToolError("bad_argument", f"what must be one of {', '.join(sorted(values))}")
+        return Result(values={what: values[what]})
 
     def observe(self, plan: Plan, result: Result, workspace: Workspace, config: ToolsConfig) -> Seen:
         return Seen(payload=result.values, workspace=workspace)
+
+
+def _measured(job: Job, bench: Workbench) -> dict[str, Any]:
+    if "first" in job.options:
+        return _compared(job, bench)
+    if "track" in job.options:
+        return _of_track(job.options["track"], job.pictures[0].width, job.pictures[0].height)
+    pixels = bench.pixels(job.pictures[0])
+    if "box" in job.options:
+        return _of_region(pixels, box_mask(pixels.shape, job.options["box"]))
+    region = _mask_region(bench.pixels(job.pictures[1]))
+    return {**_of_region(pixels, region), **_of_shape(region)} if region.any() else {"area": 0}
 
 
 def _box_or_all(box: tuple[float, float, float, float] | None, source: MediaRef) -> Box:

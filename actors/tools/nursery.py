@@ -18,65 +18,79 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from actors.tools.config import ToolsConfig
 from actors.tools.errors import NoWorker
-from actors.tools.frames import Reply, Setup, framed, receive_frame
+from actors.tools.frames import FrameSplitter, Reply, Setup, framed
 from actors.tools.memory import private_bytes
-from actors.tools.ports import Job
 from actors.tools.worker import MAX_MESSAGE_BYTES
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 COMMAND = (sys.executable, "-P", "-m", "actors.tools.worker")
+Heard: TypeAlias = Callable[[list[Reply] | None], None]
+_REPLIES = msgspec.json.Decoder(list[Reply])
 OUTSIDE = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT))
 """A worker that ends by one of these, unless the pool sent it, was ended by someone else: not the call's fault."""
 
 
-class Worker:
-    """One process that executes calls, one request at a time.
+class Worker(asyncio.Protocol):
+    """One process that executes calls in the order in which they are sent.
 
     held_bytes: memory it holds before its first call. overgrown: killed because it took too much memory.
     """
 
-    def __init__(
-        self,
-        pid: int,
-        *,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        kill: Callable[[], None],
-        end: asyncio.Future[int | None],
-    ) -> None:
+    def __init__(self, pid: int, *, kill: Callable[[], None], end: asyncio.Future[int | None]) -> None:
         self.pid = pid
         self.held_bytes = private_bytes(pid)
         self.overgrown = False
-        self._reader = reader
-        self._writer = writer
         self._kill = kill
         self._end = end
+        self._transport: asyncio.Transport | None = None
+        self._frames = FrameSplitter()
+        self._heard: Heard | None = None
 
-    async def ask(self, jobs: list[Job]) -> list[Reply]:
-        """Waits for the replies. Raises ConnectionError when the worker ends first."""
-        self._writer.write(framed(msgspec.json.encode(jobs)))
+    def attend(self, heard: Heard | None) -> None:
+        """Tell `heard` the replies to what is sent, frame by frame, and None, once, when no more will come."""
+        self._heard = heard
+
+    def send(self, jobs: list[bytes]) -> None:
+        """Ask for jobs of one tool, each as JSON, after those that were sent before."""
+        if self._transport is not None:
+            self._transport.write(framed(b"[" + b",".join(jobs) + b"]"))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
         try:
-            replies = msgspec.json.decode(await receive_frame(self._reader), type=list[Reply])
-        except msgspec.DecodeError as error:
-            raise ConnectionError(f"no replies: {error}") from None
-        if len(replies) != len(jobs):
-            raise ConnectionError(f"{len(replies)} replies to {len(jobs)} jobs")
-        return replies
+            for body in self._frames.split(data):
+                self._tell(_REPLIES.decode(body))
+        except (ValueError, msgspec.DecodeError):
+            self._tell(None)  # a worker out of its mind is as good as a dead one
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._tell(None)
+
+    def _tell(self, replies: list[Reply] | None) -> None:
+        heard = self._heard
+        if replies is None:
+            self._heard = None
+        if heard is not None:
+            heard(replies)
 
     @property
     def gone(self) -> bool:
         """Whether it is known to have ended."""
-        return self._reader.at_eof() or self._end.done()
+        return self._transport is None or self._end.done()
 
     def kill(self) -> None:
         """At once; it is buried in its own time."""
-        self._writer.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
         self._kill()
 
     async def died_from_outside(self) -> bool:
@@ -135,16 +149,19 @@ class Nest:
             born: asyncio.Future[int] = loop.create_future()
             self._births.append(born)
             pid = await born
-            reader, writer = await asyncio.open_connection(sock=ours)
+            kill, end = (
+                (partial(self._kill_child, pid), self._ends[pid])
+                if self._forks
+                else (self._kill_process, self._ends_with_us())
+            )
+            _, worker = await loop.create_connection(lambda: Worker(pid, kill=kill, end=end), sock=ours)
         except OSError:
             ours.close()
             raise NoWorker("the tools' process has ended") from None
         except asyncio.CancelledError:
             ours.close()  # the worker sees its stream end, and ends
             raise
-        if not self._forks:
-            return Worker(pid, reader=reader, writer=writer, kill=self._kill_process, end=self._ends_with_us())
-        return Worker(pid, reader=reader, writer=writer, kill=partial(self._kill_child, pid), end=self._ends[pid])
+        return worker
 
     async def close(self) -> None:
         """End this process and all its workers; waits until it is gone."""

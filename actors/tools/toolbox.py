@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from actors.tools.arguments import parse
 from actors.tools.cache import ResultCache
 from actors.tools.catalogue import describe_back_ends, furnish, tool_named
+from actors.tools.chance import draw_call
 from actors.tools.config import ToolsConfig
 from actors.tools.errors import ToolError
 from actors.tools.frames import Reply
@@ -68,9 +70,29 @@ class Toolbox:
         """Waits until every result so far is on disk, where results are kept there."""
         self._cache.flush()
 
+    def uncached(self) -> Toolbox:
+        """The same tools and workers without a memory: every call is executed. Only this toolbox closes them."""
+        cache = self._cache.forgetful()
+        return Toolbox(config=self._config, runner=self._runner, cache=cache, back_ends=self._back_ends)
+
     def open(self, query: Query) -> Workspace:
         """The workspace that a rollout begins with: the query's pictures by name."""
         return Workspace.of(query)
+
+    def random_call(self, workspace: Workspace, random: np.random.Generator) -> ToolCall | None:
+        """A call whose arguments are right, drawn evenly over the tools that have something to work on; None where
+        none has.
+        """
+        served = [name for name, back_end in self._back_ends.items() if back_end != "none"]
+        for name in random.permutation(served):
+            call = draw_call(str(name), random, workspace)
+            try:
+                if call is not None:
+                    self._plan(tool_named(call.name), call, workspace)
+                    return call
+            except ToolError:
+                continue  # a limit of the rollout, or a picture too large: another tool may still do
+        return None
 
     async def execute(self, call: ToolCall, workspace: Workspace) -> tuple[ExecutedCall, Workspace]:
         """Execute `call`. Waits for the result, at most about the deadline once a worker is free.

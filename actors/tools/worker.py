@@ -20,7 +20,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, Protocol, runtime_checkable
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import msgspec
 
@@ -181,12 +182,44 @@ def die_with_parent() -> None:
 
 
 def furnished(setup: Setup) -> Workbench:
-    """The workbench of the six tools."""
+    """The workbench of the six tools, used once, so that no worker that is forked from here finds a library cold."""
     from actors.tools.catalogue import furnish
     from common.media import FolderMediaStore
 
     single_thread()
-    return furnish(setup.config, FolderMediaStore(Path(setup.store_root)))
+    bench = furnish(setup.config, FolderMediaStore(Path(setup.store_root)))
+    rehearse(bench)
+    return bench
+
+
+def rehearse(bench: Workbench) -> None:
+    """Use the quick tools on a picture of a square, where their back end is light; nothing stays in the store.
+
+    What libraries do at their first call (a quarter of a second for SEG) would else be done again in every worker.
+    """
+    import numpy as np
+
+    from actors.tools.backends.classical_segmenter import ClassicalSegmenter
+    from actors.tools.catalogue import tool_named
+    from common.media import FolderMediaStore
+
+    pixels = np.zeros((96, 96, 3), np.uint8)
+    pixels[32:64, 32:64] = 255
+    box: dict[str, Any] = {"box": (30, 30, 66, 66)}
+    options = {"ZOOM": {**box, "min_side": 64, "max_side": 64}, "PROP": box}
+    if isinstance(bench.segmenter, ClassicalSegmenter):
+        options["SEG"] = box
+    with TemporaryDirectory(prefix="pixelis-rehearsal-") as folder:
+        stage = Workbench(
+            config=bench.config,
+            store=FolderMediaStore(Path(folder)),
+            reader=None,
+            segmenter=bench.segmenter,
+            tracker=bench.tracker,
+        )
+        ref = stage.keep(pixels)
+        for tool, given in options.items():
+            tool_named(tool).run(Job(tool=tool, pictures=(ref,), options=given), stage)
 
 
 def main(find: Find | None = None, furnish: Callable[[Setup], Workbench] = furnished) -> None:

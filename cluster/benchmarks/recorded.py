@@ -83,6 +83,9 @@ class RecordedTools:
             observation = Observation(text=canonical_json({"text": "493"}))
         return ExecutedCall(call=call, observation=observation), workspace
 
+    def random_call(self, workspace: None, random: np.random.Generator) -> None:
+        return None
+
     def back_ends(self) -> dict[str, str]:
         return {"ZOOM": "recorded", "OCR": "recorded"}
 

@@ -21,6 +21,7 @@ from actors.views import Viewer
 from cluster.benchmarks.harness import Figure, single
 from cluster.benchmarks.models import bench_model
 from cluster.benchmarks.recorded import recorded_queries
+from cluster.factories import generation_config
 from common.chat import Chat
 from common.media import FolderMediaStore
 from common.types import Query, Sampling
@@ -58,7 +59,7 @@ async def _measure(config: RunConfig, rounds: int) -> list[Figure]:
             seed=config.seed,
         )
         learner.begin("sft")
-        generator = await VllmGenerator.start(model, chat, store, config.generation)
+        generator = await VllmGenerator.start(model, chat, store, generation_config(config))
         try:
             queries, _ = recorded_queries(store, CONCURRENCY, siblings=1)
             viewer = Viewer(store, chat.vision, config.view)

@@ -27,8 +27,8 @@ from common.types import (
 SIDE = 64
 
 
-def a_view(store: FolderMediaStore, seed: int) -> MediaRef:
-    return put_view(store, np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+def a_view(store: FolderMediaStore, seed: int, side: int = SIDE) -> MediaRef:
+    return put_view(store, np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
 def zoom_text(box: Sequence[int]) -> str:
@@ -36,9 +36,11 @@ def zoom_text(box: Sequence[int]) -> str:
     return f'<tool_call>{{"name":"ZOOM","arguments":{{"image":"image_1","box":[{values}]}}}}</tool_call>'
 
 
-def a_real_trace(chat: Chat, store: FolderMediaStore, number: int, *, level: int = 1, weight: float = 1.0) -> Trace:
+def a_real_trace(
+    chat: Chat, store: FolderMediaStore, number: int, *, level: int = 1, weight: float = 1.0, side: int = SIDE
+) -> Trace:
     """ZOOM, then the answer; one box target at the call's first token."""
-    view, crop = a_view(store, 2 * number), a_view(store, 2 * number + 1)
+    view, crop = a_view(store, 2 * number, side), a_view(store, 2 * number + 1, side)
     query = Query(query_id=f"q{number}", question="What is the number?", images=(view,))
     box = [100 + number % 5 * 50, 200, 400 + number % 5 * 50, 600]
     turns = (
@@ -75,16 +77,17 @@ def a_real_rollout(
     temperature: float = 1.0,
     num_calls: int = 1,
     logprob: float = -5.0,
+    side: int = SIDE,
     **changes: Any,
 ) -> Rollout:
     """ZOOM `num_calls` times, then the answer; every sampled token at `logprob`."""
-    view = a_view(store, 1000 + group)
+    view = a_view(store, 1000 + group, side)
     query = Query(query_id=f"g{group}", question="What is the number?", images=(view,))
     turns = [chat.question(query, [view])]
     calls = []
     for index in range(num_calls):
         box = [100 + 60 * number, 200 + 100 * index, 400 + 60 * number, 600]
-        crop = a_view(store, 2000 + 10 * number + index)
+        crop = a_view(store, 2000 + 10 * number + index, side)
         turns.append(_sampled(chat, zoom_text(box), version, logprob))
         text = f'{{"image":"image_{index + 2}"}}'
         turns.append(chat.observation(text, crop))

@@ -1,6 +1,6 @@
 """One rank of a learner in a process of its own, for tests: runs a short job at each ZeRO stage and writes what it saw.
 
-usage: python -m fakes.ranks RANK WORLD_SIZE BACKEND FOLDER (BACKEND: torch, or deepspeed for stages 0 to 3)
+usage: python -m fakes.ranks RANK WORLD_SIZE BACKEND FOLDER [LORA_RANK] (BACKEND: torch, or deepspeed for stages 0 to 3)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from common.chat import Chat
 from common.media import FolderMediaStore
 from common.schema import encode_rollouts, encode_traces
 from common.types import Draw
-from learner.config import EngineConfig, LearnerConfig, ScheduleConfig, SftConfig
+from learner.config import EngineConfig, LearnerConfig, LoraConfig, ScheduleConfig, SftConfig
 from learner.learner import Learner
 
 CONFIG = LearnerConfig(
@@ -55,7 +55,8 @@ def resumed(make: Any, learner: Learner, folder: Path, draw_step: int) -> bool:
     other.restore(folder)
     other._traces, other._trace_rows = learner._traces, learner._trace_rows
     mine, theirs = learner.imitate(draw_step + 1), other.imitate(draw_step + 1)
-    return all(mine[name] == theirs[name] for name in mine if name != "learn_s")
+    of_the_traces = ("learn_s", "argument_entropy")  # the second is told of the traces as they come in
+    return all(mine[name] == theirs[name] for name in mine if name not in of_the_traces)
 
 
 def addresses() -> list[str]:
@@ -63,18 +64,19 @@ def addresses() -> list[str]:
     return [c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
 
 
-def run(rank: int, world_size: int, backend: str, folder: Path) -> None:
+def run(rank: int, world_size: int, backend: str, folder: Path, lora_rank: int = 0) -> None:
     """Write report-BACKEND-RANK.json into `folder`, which holds the model."""
     store = FolderMediaStore(folder / "media")
     chat = Chat.from_model(folder / "model")
     report: dict[str, Any] = {}
+    lora = LoraConfig(rank=lora_rank, alpha=2 * lora_rank) if lora_rank else None
     for stage in (0,) if backend == "torch" else (0, 1, 2, 3):
         engine = EngineConfig(backend=backend, zero_stage=stage)  # type: ignore[arg-type]
         name = f"{backend}-{stage}"
 
         def make(engine: EngineConfig = engine, name: str = name) -> Learner:
             return Learner(
-                replace(CONFIG, engine=engine),
+                replace(CONFIG, engine=engine, lora=lora),
                 rank=rank,
                 world_size=world_size,
                 model_folder=folder / "model",
@@ -100,4 +102,4 @@ def run(rank: int, world_size: int, backend: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), *map(int, sys.argv[5:]))

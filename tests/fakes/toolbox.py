@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from common.chat import canonical_json
 from common.types import Box, ExecutedCall, MediaRef, Observation, Query, ToolCall
 
@@ -38,6 +40,10 @@ class ScriptedToolbox:
         frames = query.clip.frames if query.clip is not None else ()
         named = {f"image_{i}": ref for i, ref in enumerate(query.images, 1)}
         return FakeWorkspace(images=named | {f"frame_{i}": ref for i, ref in enumerate(frames, 1)})
+
+    def random_call(self, workspace: FakeWorkspace, random: np.random.Generator) -> ToolCall:
+        """OCR of a picture that is there."""
+        return ToolCall(name="OCR", arguments={"image": str(random.choice(sorted(workspace.images)))})
 
     async def execute(self, call: ToolCall, workspace: FakeWorkspace) -> tuple[ExecutedCall, FakeWorkspace]:
         self.executed.append(call)

@@ -39,6 +39,16 @@ def clouds(random: np.random.Generator, height: int, width: int, cells: tuple[in
     return mixed
 
 
+def add_static(random: np.random.Generator, pixels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """The ground with `count` patches of independent random pixels, each of a fifth of the side; RGB."""
+    side = len(pixels) // 5
+    patched = pixels.copy() if count else pixels
+    for _ in range(count):
+        x, y = (int(value) for value in random.integers(0, len(pixels) - side + 1, 2))
+        patched[y : y + side, x : x + side] = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return patched
+
+
 def add_noise(random: np.random.Generator, pixels: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
     """Noise of standard deviation `sigma` (of 255) on every channel: the difference of two uniform bytes, scaled.
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.tasks.scenes.shapes import tight_box
 from actors.tasks.scenes.truth import Written
+from actors.tasks.shifts import Pen, font
 
 MIN_COVERAGE = 32
 """Of 255: fainter fringes of a letter are not painted, so that every pixel of the ink differs from what it lies on."""
 _MARGIN = 3
+PLAIN = Pen()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +41,15 @@ def font_size(height_px: int) -> int:
     return max(size for size in range(4, 3 * height_px + 8) if _capital_px(size) <= height_px)
 
 
-def write(text: str, height_px: int, degrees: float = 0.0) -> Ink:
-    """A line of text whose capitals are `height_px` high, turned clockwise by `degrees`."""
+def write(text: str, height_px: int, degrees: float = 0.0, pen: Pen = PLAIN) -> Ink:
+    """A line of text whose capitals are `height_px` high (in the plain face), turned clockwise by `degrees`."""
     from PIL import Image, ImageDraw
 
-    font = _font(font_size(height_px))
-    left, top, right, bottom = font.getbbox(text)
+    face = font(font_size(height_px), pen.face)
+    left, top, right, bottom = face.getbbox(text, stroke_width=pen.stroke)
     width, height = math.ceil(right - left) + 2 * _MARGIN, math.ceil(bottom - top) + 2 * _MARGIN
     image = Image.new("L", (width, height))
-    ImageDraw.Draw(image).text((_MARGIN - left, _MARGIN - top), text, font=font, fill=255)
+    ImageDraw.Draw(image).text((_MARGIN - left, _MARGIN - top), text, font=face, fill=255, stroke_width=pen.stroke)
     level = _solid(np.asarray(image))
     x0, y0, x1, y1 = tight_box(level > 0)
     level = level[y0:y1, x0:x1]
@@ -97,12 +98,5 @@ def _solid(coverage: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _capital_px(size: int) -> int:
-    _, top, _, bottom = _font(size).getbbox("H")
+    _, top, _, bottom = font(size).getbbox("H")
     return int(bottom - top)
-
-
-@cache
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size=size)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.tools.backends import edgetam
 from actors.tools.backends.masks import extent, file_digest
 from actors.tools.backends.sam2 import points_and_labels, prepared
 from actors.tools.ports import Frames, Prompt, Region, Sighting
@@ -176,11 +177,17 @@ def _load(folder: Path, name: str) -> Any:
     import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = edgetam.read_config(folder, name) if name.startswith("EdgeTam") else None  # None: as config.json says
     try:
         model, report = getattr(transformers, name).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: {name} does not load ({str(error).splitlines()[0]})") from error
     if report["missing_keys"]:
         raise ModelError(f"{folder}: no weights for {sorted(report['missing_keys'])[0]} of {name}")

@@ -1,0 +1,73 @@
+"""Rows from JSONL and Parquet files, a few at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import DataError
+
+ENDINGS = (".jsonl", ".parquet")
+REQUIRED = ("media", "question", "answer")
+COLUMNS = (*REQUIRED, "kind", "options", "id", "family", "split", "chain", "times_s", "shown")
+"""What a row may hold; other columns are not read."""
+MAX_LINE_BYTES = 16 * 2**20
+_ROWS_AT_ONCE = 64
+"""Rows of a Parquet file may carry their pictures."""
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Each line that is not blank: its number and its values, or why it has none."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
+                    _skip_line(file)
+                    yield number, f"the line is longer than {MAX_LINE_BYTES:,} bytes"
+                elif line.strip():
+                    yield number, _values(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _skip_line(file: Any) -> None:
+    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+        pass
+
+
+def _values(line: bytes) -> Mapping[str, Any] | str:
+    try:
+        values = json.loads(line)
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except json.JSONDecodeError as error:
+        return f"not JSON ({error.msg} at column {error.colno})"
+    except (ValueError, RecursionError):
+        return "not JSON (too deep, or a number of too many digits)"
+    return values if isinstance(values, dict) else f"a row must be a JSON object, got {type(values).__name__}"
+
+
+def read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Each row, numbered from 1. Raises DataError where the file is none or lacks a column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            for column in REQUIRED:
+                if column not in names:
+                    raise DataError(f"{path}: no column {column!r}; it has {', '.join(names)}: rename one")
+            columns = [name for name in COLUMNS if name in names]
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield number, values
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{path}: not a whole Parquet file ({reason}); {number} rows were read") from error

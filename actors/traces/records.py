@@ -1,0 +1,179 @@
+"""Published conversations as plain values: what was asked about which media, what the model said, what is right.
+
+Two families of files are read, as a JSON list or as JSON lines (one object a line):
+
+    Pixel-Reasoner   {"message_list": [{"role": "user", "content": [{"type": "image", "image": "images/7.jpg"},
+                     {"type": "video", "video": ["images/7_1.jpg", …]}, {"type": "text", "text": "…"}]}, …]}
+    DeepEyes         {"prompt": [{"role": "user", "content": "<image>…"}, …], "images": [{"path": "7.jpg"}],
+                     "reward_model": {"ground_truth": "…"}, "extra_info": {"question": "…", "answer": "…"}}
+
+The list of messages may also be called messages or conversations, its entries {"from": "human", "value": "…"}, and
+pictures may stand beside it under images or image. What the user's later messages hold (crops, errors) is what a tool
+returned there and is not read. Keys that are null count as absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from common.errors import DataError
+
+_MESSAGES = ("message_list", "messages", "conversations", "prompt")
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_TRUTHS = ("answer", "solution", "ground_truth", "gt")
+_NAMES = ("id", "qid", "doc_id", "index")
+_PLACEHOLDER = re.compile(r"<image>|<video>")
+_HOW_TO = re.compile(
+    r"\s*(?:Guidelines: Understand the given visual information|Think first, call \*\*image_zoom_in_tool).*", re.DOTALL
+)
+"""What the published prompts say of their own tools, after the question."""
+
+
+class RecordError(Exception):
+    """A record that is no such conversation. The message is a short name of the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A conversation. media: paths as written; video: they are one video's frames, or its file. said: the model's turns
+    in order. truths: right answers, none where the record names none.
+    """
+
+    name: str
+    question: str
+    media: tuple[str, ...]
+    video: bool
+    said: tuple[str, ...]
+    truths: tuple[str, ...]
+
+
+def read_records(path: Path) -> Iterator[Record | RecordError]:
+    """The records of a file in order; what is none costs itself only. Raises DataError, one line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text; give JSON or JSON lines") from None
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty")
+    for number, value in enumerate(_values(text), 1):
+        try:
+            yield value if isinstance(value, RecordError) else _record(value, f"{path.stem}-{number}")
+        except RecordError as error:
+            yield error
+
+
+def find_media(path: str, folder: Path) -> Path | None:
+    """The file below `folder` that a record's path means: the longest end of the path that is there. Published paths
+    often begin with folders of the machine they were made on.
+    """
+    parts = [part for part in PurePosixPath(path.removeprefix("file://")).parts if part not in ("/", ".")]
+    if ".." in parts:
+        return None
+    for start in range(len(parts)):
+        found = folder.joinpath(*parts[start:])
+        if found.is_file() and found.resolve().is_relative_to(folder.resolve()):
+            return found
+    return None
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The entries of a JSON list, one JSON object, or JSON lines."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        for line in filter(str.strip, text.splitlines()):
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError):
+                yield RecordError("broken_json")
+        return
+    yield from whole if isinstance(whole, list) else [whole]
+
+
+def _record(value: Any, name: str) -> Record:
+    if not isinstance(value, Mapping):
+        raise RecordError("no_conversation")
+    messages = next((value[key] for key in _MESSAGES if isinstance(value.get(key), list)), None)
+    if messages is None:
+        raise RecordError("no_conversation")
+    turns = [_turn(message) for message in messages]
+    asked = next((turn for turn in turns if turn.role == "user"), None)
+    said = tuple(turn.text for turn in turns if turn.role == "assistant")
+    extra = _mapping(value.get("extra_info"))
+    if isinstance(value.get("response"), str):
+        said = (*said, value["response"])
+    if asked is None or not said:
+        raise RecordError("no_conversation")
+    asked_apart = extra.get("question")
+    question = asked_apart if isinstance(asked_apart, str) else asked.text
+    beside = [path for key in ("images", "image", "videos", "video") for path in _paths(value.get(key))]
+    media = asked.media or tuple(beside)
+    if not media:
+        raise RecordError("no_media")
+    given = next((value[key] for key in _NAMES if isinstance(value.get(key), str | int)), name)
+    return Record(
+        name=str(given),
+        question=_HOW_TO.sub("", _PLACEHOLDER.sub("", question), count=1).strip(),
+        media=media if asked.media else media[: max(1, asked.text.count("<image>"))],
+        video=asked.video or bool(not asked.media and _paths(value.get("videos") or value.get("video"))),
+        said=said,
+        truths=tuple(_truths(value, extra)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    role: str
+    text: str
+    media: tuple[str, ...]
+    video: bool
+
+
+def _turn(message: Any) -> _Turn:
+    if not isinstance(message, Mapping):
+        raise RecordError("no_conversation")
+    role = _ROLES.get(str(message.get("role") or message.get("from")), "")
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    if not role or not isinstance(content, str | list):
+        raise RecordError("no_conversation")
+    if isinstance(content, str):
+        return _Turn(role=role, text=content, media=(), video=False)
+    parts = [part for part in content if isinstance(part, Mapping)]
+    text = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    media = [path for part in parts for key in ("image", "video") for path in _paths(part.get(key))]
+    return _Turn(role=role, text=text, media=tuple(media), video=any(_paths(part.get("video")) for part in parts))
+
+
+def _paths(value: Any) -> list[str]:
+    """Paths of a text, a list of texts, or {"path": …}."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return _paths(value.get("path"))
+    return [path for item in value for path in _paths(item)] if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _truths(value: Mapping[str, Any], extra: Mapping[str, Any]) -> Iterator[str]:
+    for source in (value, extra, _mapping(value.get("reward_model"))):
+        for key in _TRUTHS:
+            found = source.get(key)
+            for item in found if isinstance(found, list) else [found]:
+                if isinstance(item, str | int | float) and not isinstance(item, bool) and str(item).strip():
+                    yield _unboxed(str(item).strip())
+
+
+def _unboxed(text: str) -> str:
+    r"""What \boxed{} holds, or the text."""
+    found = re.fullmatch(r"\\boxed\{(.*)\}", text, re.DOTALL)
+    return found[1] if found else text
