@@ -1,5 +1,6 @@
 """Back ends that need weights: SAM2's own classes and transformers' at a shrunk size, and NanoTrack where it is."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from fakes.tools import plates
 
-from actors.tools.backends import nano, sam2
+from actors.tools.backends import edgetam, nano, sam2, sam2_transformers
 from actors.tools.backends.classical_segmenter import ClassicalSegmenter
 from actors.tools.backends.classical_tracker import ClassicalTracker
 from actors.tools.backends.masks import extent, mask_iou
@@ -63,15 +64,26 @@ def sam2_config(folder, **settings):
     )
 
 
-@pytest.fixture(scope="module")
-def transformers_folder(tmp_path_factory):
-    """A folder as transformers saves it, with a small Sam2VideoModel, its weights random."""
-    import torch
-    from transformers import Sam2VideoConfig, Sam2VideoModel
+@pytest.fixture(scope="module", params=["sam2", "edgetam"])
+def transformers_folder(request, tmp_path_factory):
+    """A folder as transformers saves it, with a small model for clips, its weights random."""
+    return saved(f"{request.param}_video", tmp_path_factory.mktemp("hub") / f"small-{request.param}")
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("hub") / "small-sam2"
-    Sam2VideoModel(Sam2VideoConfig(**small_sam2_settings())).save_pretrained(folder)
+
+def saved(kind, folder):
+    """The folder, with a small random model of one of transformers' types in it."""
+    import torch
+    import transformers
+
+    edgetam.keep_offline()
+    family, clips = kind.removesuffix("_video"), kind.endswith("_video")
+    torch.manual_seed({"sam2": 0, "edgetam": 1}[family])  # weights that see an object in some frames
+    settings = small_sam2_settings() if family == "sam2" else small_edgetam_settings()
+    if not clips:
+        settings = {key: value for key, value in settings.items() if key.endswith("_config")}
+    name = {"sam2": "Sam2", "edgetam": "EdgeTam"}[family] + ("Video" if clips else "")
+    config = getattr(transformers, f"{name}Config")(**settings)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
     return folder
 
 
@@ -95,6 +107,26 @@ def small_sam2_settings():
         "image_size": 128,
         "memory_attention_num_layers": 1,
         "memory_attention_rope_feat_sizes": [8, 8],
+    }
+
+
+def small_edgetam_settings():
+    """EdgeTam at 128 px: timm's RepViT with a block a stage, and a memory of 4 × 4 windows a frame."""
+    arguments = {**edgetam.ENCODER["model_args"], "embed_dim": [16, 32, 64, 128], "depth": [1, 1, 1, 1]}
+    return {
+        "vision_config": {
+            "model_type": "edgetam_vision_model",
+            "backbone_config": {**edgetam.ENCODER, "model_args": arguments},
+            "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        },
+        "prompt_encoder_config": {"image_size": 128},
+        "image_size": 128,
+        "memory_attention_num_layers": 1,
+        "memory_attention_rope_feat_sizes": [8, 8],
+        "memory_attention_rope_k_sizes": [4, 4],
+        "perceiver_resampler_num_latents": 16,
+        "perceiver_resampler_num_latents_2d": 16,
     }
 
 
@@ -196,38 +228,93 @@ def test_a_checkpoint_of_another_size_is_refused_in_one_line(sam2_folder, tmp_pa
 # transformers
 
 
-def test_transformers_sam2_serves_seg_and_trk_from_its_folder(transformers_folder, tmp_path):
+def test_transformers_models_serve_seg_and_trk_from_their_folder(transformers_folder, tmp_path):
+    kind = f"{transformers_folder.name.removeprefix('small-')}_video {transformers_folder.name}"
     for folder in (transformers_folder, transformers_folder.parent):
         config = ToolsConfig(num_workers=0, ocr="none", weights_dir=str(folder))
         described = describe_back_ends(config)
-        assert described["SEG"].startswith("transformers ") and "sam2_video small-sam2" in described["TRK"]
+        assert described["SEG"].startswith("transformers ") and kind in described["TRK"]
     bench = bench_of(config, tmp_path)
     check_segmenter(bench.segmenter)
     check_tracker(bench.tracker, num_frames=4)
 
 
 def test_transformers_forgets_old_frames_and_its_masks_stay_the_same(transformers_folder):
-    from actors.tools.backends import sam2_transformers
-
     model = sam2_transformers.load_video_model(transformers_folder)
     bounded, whole = (sam2_transformers.TransformersTracker(model) for _ in range(2))
     whole._forget = lambda session, index: None
     check_same_sightings(bounded, whole)
 
 
-def test_a_model_for_pictures_alone_segments_and_leaves_tracking_to_the_classical_one(tmp_path):
-    import torch
-    from transformers import Sam2Config, Sam2Model
+def test_transformers_session_does_not_grow_with_the_clip(transformers_folder):
+    tracker = sam2_transformers.TransformersTracker(sam2_transformers.load_video_model(transformers_folder))
+    sessions = []
+    make = tracker._session
+    tracker._session = lambda *given: sessions.append(make(*given)) or sessions[-1]
+    frames, boxes = drifting_plate(24, size=(64, 360))
+    sizes = []
+    for _ in tracker.track(frames, Prompt(box=boxes[0])):
+        (session,) = sessions
+        kept = session.output_dict_per_obj[0]["non_cond_frame_outputs"]
+        sizes.append((len(kept), len(session.frames_tracked_per_obj[0]), len(session.processed_frames)))
+    assert len(sizes) == 24 and max(size for triple in sizes for size in triple) <= 17
+    assert sizes[-1] == sizes[-4]
 
-    torch.manual_seed(0)
-    settings = {key: value for key, value in small_sam2_settings().items() if key.endswith("_config")}
-    Sam2Model(Sam2Config(**settings)).save_pretrained(tmp_path)
-    config = ToolsConfig(num_workers=0, ocr="none", weights_dir=str(tmp_path))
+
+@pytest.mark.parametrize("kind", ["sam2", "edgetam"])
+def test_a_model_for_pictures_alone_segments_and_leaves_tracking_to_the_classical_one(kind, tmp_path):
+    config = ToolsConfig(num_workers=0, ocr="none", weights_dir=str(saved(kind, tmp_path)))
     described = describe_back_ends(config)
-    assert "(sam2 " in described["SEG"] and described["TRK"].startswith("classical")
+    assert f"({kind} " in described["SEG"] and described["TRK"].startswith("classical")
     check_segmenter(bench_of(config, tmp_path).segmenter)
     with pytest.raises(ModelError, match="cannot track"):
         describe_back_ends(ToolsConfig(ocr="none", weights_dir=str(tmp_path), tracker="sam2"))
+
+
+WRONG_ENCODERS = (
+    ({"architecture": "no_such_network"}, "no_such_network"),
+    ({"architecture": "hf-hub:timm/repvit_m1.dist_in1k"}, "from this folder alone"),
+    ({"model_args": {"checkpoint_path": "weights.pt"}}, "checkpoint_path"),
+    ({"model_args": {"no_such_argument": 1}}, "no_such_argument"),
+    (edgetam.ENCODER, "does not load"),  # the published one, larger than these weights
+)
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG_ENCODERS)
+def test_an_edgetam_with_another_encoder_is_refused_in_one_line(wrong, said, transformers_folder, tmp_path):
+    if transformers_folder.name != "small-edgetam":
+        pytest.skip("Sam2 has no encoder of timm")
+    settings = json.loads((transformers_folder / "config.json").read_text())
+    settings["vision_config"]["backbone_config"] |= wrong
+    check_refused(transformers_folder, settings, said, tmp_path)
+
+
+def test_a_folder_whose_weights_do_not_fit_its_config_is_refused_in_one_line(transformers_folder, tmp_path):
+    settings = json.loads((transformers_folder / "config.json").read_text())
+    check_refused(transformers_folder, settings | {"memory_attention_num_layers": 2}, "no weights for", tmp_path)
+
+
+def check_refused(checkpoint, settings, said, folder):
+    """The checkpoint with other settings is refused, in one line that names its folder."""
+    shutil.copy(checkpoint / "model.safetensors", folder)
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=said) as caught:
+        bench_of(ToolsConfig(num_workers=0, ocr="none", weights_dir=str(folder)), folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_an_edgetam_that_names_no_encoder_has_the_published_one(tmp_path):
+    """RepViT-M1 (arXiv:2307.09283): stages of 48, 96, 192 and 384 channels, a quarter to a 32nd of the side."""
+    import torch
+    import transformers
+
+    settings = {"model_type": "edgetam_video", "vision_config": {"model_type": "edgetam_vision_model"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    config = edgetam.read_config(tmp_path, "EdgeTamVideoModel")
+    encoder = transformers.AutoModel.from_config(config.vision_config.backbone_config).eval()
+    with torch.inference_mode():
+        maps = encoder(torch.zeros(1, 3, 64, 64)).last_hidden_state
+    assert [tuple(found.shape[1:]) for found in maps] == [(48, 16, 16), (96, 8, 8), (192, 4, 4), (384, 2, 2)]
 
 
 # Supplied weights

@@ -140,9 +140,10 @@ def ratio(values: Sequence[float], weights: Sequence[float], *, seed: int) -> Fi
     resample is the same, and the interval is Wilson's, as if the counts were independent.
     """
     if sum(values) in (0, sum(weights)):
-        low, high = wilson(round(sum(values)), round(sum(weights)))
-        return Figure(value=sum(values) / sum(weights), low=low, high=high, num=len(values))
-    low, high = bootstrap(values, weights, seed=seed) or (None, None)
+        bounds: tuple[float, float] | None = wilson(round(sum(values)), round(sum(weights)))
+    else:
+        bounds = bootstrap(values, weights, seed=seed)
+    low, high = bounds or (None, None)
     return Figure(value=sum(values) / sum(weights), low=low, high=high, num=len(values))
 
 

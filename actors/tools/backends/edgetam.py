@@ -25,6 +25,7 @@ def read_config(folder: Path, name: str) -> Any:
     import importlib.util
 
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     if importlib.util.find_spec("timm") is None:
         raise ModelError(f"{folder}: {name} needs the package timm; run scripts/setup")
@@ -34,9 +35,9 @@ def read_config(folder: Path, name: str) -> Any:
         vision = {"model_type": "edgetam_vision_model", **(settings.pop("vision_config", None) or {})}
         vision["backbone_config"] = {**ENCODER, **(vision.get("backbone_config") or {})}
         check_encoder(folder, vision["backbone_config"])
-        settings.pop("model_type")
-        return getattr(transformers, name).config_class(vision_config=vision, **settings)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        settings.pop("model_type")  # a folder for clips serves pictures too
+        return getattr(transformers, name).config_class.from_dict({**settings, "vision_config": vision})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise ModelError(f"{folder}: config.json is not one of {name} ({str(error).splitlines()[0]})") from error
 
 
