@@ -281,12 +281,11 @@ WRONG_ENCODERS = (
 
 
 @pytest.mark.parametrize(("wrong", "said"), WRONG_ENCODERS)
-def test_an_edgetam_with_another_encoder_is_refused_in_one_line(wrong, said, transformers_folder, tmp_path):
-    if transformers_folder.name != "small-edgetam":
-        pytest.skip("Sam2 has no encoder of timm")
-    settings = json.loads((transformers_folder / "config.json").read_text())
+def test_an_edgetam_with_another_encoder_is_refused_in_one_line(wrong, said, tmp_path):
+    checkpoint = saved("edgetam", tmp_path / "small")
+    settings = json.loads((checkpoint / "config.json").read_text())
     settings["vision_config"]["backbone_config"] |= wrong
-    check_refused(transformers_folder, settings, said, tmp_path)
+    check_refused(checkpoint, settings, said, tmp_path)
 
 
 def test_a_folder_whose_weights_do_not_fit_its_config_is_refused_in_one_line(transformers_folder, tmp_path):
