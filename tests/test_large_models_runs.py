@@ -18,6 +18,8 @@ MAX_PIXELS = {"qwen2_5_vl_7b": 112 * 112, "qwen3_vl_8b": 2 * 256 * 256, "qwen3_v
 SMALL = [
     "experiment=smoke", "runtime.kind=local", "actor.max_tokens=8", "actor.max_calls=2", "evaluation.num_tasks=2",
     "phases.sft.chunk=4", "learner.sft.batch_size=2", "phases.rft.num_steps=2", "phases.ttrl.num_steps=1",
+    "world.mix={text: 0.7, clip: 0, when: 0}",
+    "phases.sft.levels=[{num_plates:[1,2],num_traces:4,num_steps:2}]",
 ]  # fmt: skip
 
 
