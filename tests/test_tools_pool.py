@@ -246,6 +246,17 @@ async def test_a_fault_among_calls_that_were_sent_ahead_costs_its_own_call_only(
     assert pool.statistics.num_retries == 0
 
 
+async def test_what_a_worker_answered_before_its_end_counts_though_a_write_finds_it_gone(opened: Opener) -> None:
+    pool = await opened(num_workers=1)
+    await quick(pool)
+    calls = [asyncio.create_task(pool.run(job)) for job in (ZOOM, faulty(ZOOM, "leave"))]
+    await asyncio.sleep(0)
+    time.sleep(0.5)  # noqa: ASYNC251  The loop is busy: the worker answers, leaves, and nobody reads it.
+    calls += [asyncio.create_task(pool.run(ZOOM)) for _ in range(4)]  # sent ahead before the answer is read
+    assert [reply.error for reply in await asyncio.gather(*calls)] == [None, "tool_crashed", *[None] * 4]
+    assert pool.statistics.num_retries == 0
+
+
 async def test_calls_behind_a_hung_one_do_not_wait_for_its_end(opened: Opener) -> None:
     pool = await opened(num_workers=2, deadline_s=60.0)
     await quick(pool)

@@ -72,8 +72,16 @@ class Worker(asyncio.Protocol):
             self._tell(None)  # a worker out of its mind is as good as a dead one
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        transport, self._transport = self._transport, None
+        if transport is not None and self._heard is not None:
+            self._hear_out(transport.get_extra_info("socket").fileno())
         self._tell(None)
+
+    def _hear_out(self, descriptor: int) -> None:
+        """What it said before its end: a write that finds it gone has the loop drop what was not read yet."""
+        with contextlib.suppress(OSError):  # nothing more to read, or a stream that was reset
+            while self._heard is not None and (data := os.read(descriptor, MAX_MESSAGE_BYTES)):
+                self.data_received(data)
 
     def _tell(self, replies: list[Reply] | None) -> None:
         heard = self._heard
