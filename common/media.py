@@ -8,6 +8,7 @@ never changed, so readers need no lock.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
 import tempfile
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import MediaError
-from common.stored_png import stored_pixels, stored_png
+from common.stored_png import MAX_WIDTH, stored_pixels, stored_png
 from common.types import MediaRef
 
 if TYPE_CHECKING:
@@ -75,6 +76,15 @@ class FolderMediaStore:
         except FileNotFoundError:
             raise MediaError(f"media {digest[:12]}… is not in {self.root}") from None
 
+    def mapped(self, digest: str) -> mmap.mmap | bytes:
+        """The bytes, read-only and not copied: a file never changes. Raises MediaError as `get` does."""
+        try:
+            with self.path(digest).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+        except FileNotFoundError:
+            raise MediaError(f"media {digest[:12]}… is not in {self.root}") from None
+
     def num_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.root.glob("??/*"))
 
@@ -102,12 +112,13 @@ def put_view(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> MediaRef:
 def put_image(store: FolderMediaStore, pixels: NDArray[np.uint8], *, compress: bool = True) -> MediaRef:
     """Keep a picture that tools act on, as PNG: RGB, shape (height, width, 3).
 
-    Without `compress` the PNG is about as large as the pixels and some twenty times as fast to write.
+    Without `compress` the PNG is about as large as the pixels and some twenty times as fast to write (one that is
+    wider than MAX_WIDTH is compressed all the same).
     """
     from PIL import Image
 
     height, width, _ = pixels.shape
-    if not compress:
+    if not compress and width <= MAX_WIDTH:
         return store.put(stored_png(pixels), kind="image", width=width, height=height)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
@@ -121,11 +132,11 @@ def put_users_image(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> Media
 
 def pixels_of(store: FolderMediaStore, ref: MediaRef) -> NDArray[np.uint8]:
     """The pixels of `ref`: RGB, shape (height, width, 3), read-only."""
-    data = store.get(ref.digest)
+    data = store.mapped(ref.digest)
     if ref.kind == "view":
         return np.frombuffer(data, np.uint8).reshape(ref.height, ref.width, 3)
     stored = stored_pixels(data, ref.width, ref.height)
-    return decode_image(data, name=ref.digest[:12]) if stored is None else stored
+    return decode_image(data[:], name=ref.digest[:12]) if stored is None else stored
 
 
 def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

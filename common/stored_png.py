@@ -1,65 +1,63 @@
-"""A PNG that is not compressed: rows unfiltered, deflate blocks stored (RFC 1951, 3.2.4).
+"""A PNG that is not compressed: a row unfiltered, and alone in a stored deflate block (RFC 1951, 3.2.4).
 
-Every program reads it, it is written some ten times as fast as a compressed one, and because its layout follows from
-width and height alone, its pixels can be copied out of it without a decoder. It is as large as the pixels.
+Every program reads it, it is written some ten times as fast as a compressed one, and because all rows are as far apart,
+its pixels are looked at where they lie, without a decoder or a copy. It is as large as the pixels.
 """
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 0xFFFF
-"""Bytes of a stored block, at most."""
+MAX_WIDTH = 21_844
+"""Pixels of a row that fit into one stored block (65,535 bytes)."""
 HEAD = 5
-"""Bytes before a stored block."""
+"""Bytes before a stored block; the filter of its row, 0, follows."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ZLIB = b"\x78\x01"
 
 
 def stored_png(pixels: NDArray[np.uint8]) -> bytes:
-    """RGB, shape (height, width, 3). The bytes follow from the pixels alone, whatever zlib is installed."""
-    height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)
-    rows[:, 1:] = pixels.reshape(height, 3 * width)
-    raw = rows.tobytes()
-    parts = [ZLIB]
-    for start in range(0, len(raw), BLOCK):
-        part = raw[start : start + BLOCK]
-        parts += [_head(len(part), last=start + len(part) == len(raw)), part]
-    parts.append(struct.pack(">I", zlib.adler32(raw)))
-    return SIGNATURE + _header(width, height) + _chunk(b"IDAT", b"".join(parts)) + _END
-
-
-def stored_pixels(data: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
-    """The pixels that `stored_png` wrote, shape (height, width, 3); None where `data` has not its exact layout.
-
-    A byte lies between two rows, so that every pixel is copied once. The checksums are not computed: bytes are asked
-    for by the hash of their content.
+    """RGB, shape (height, width, 3), at most MAX_WIDTH wide. The bytes follow from the pixels alone, whatever zlib is
+    installed.
     """
-    num_raw = height * (1 + 3 * width)
-    whole, before_end = divmod(num_raw - 1, BLOCK)  # the last block holds at least one byte
-    num_blocks = num_raw + HEAD * (whole + 1)
-    num_stream = len(ZLIB) + num_blocks + 4
-    front = SIGNATURE + _header(width, height) + struct.pack(">I", num_stream) + b"IDAT" + ZLIB
-    if len(data) != len(front) + num_blocks + 4 + 4 + len(_END) or not data.startswith(front):
+    height, width, _ = pixels.shape
+    rows = np.empty((height, HEAD + 1 + 3 * width), np.uint8)
+    rows[:, : HEAD + 1] = _heads(height, width)
+    rows[:, HEAD + 1 :] = pixels.reshape(height, 3 * width)
+    checksum = struct.pack(">I", zlib.adler32(rows[:, HEAD:].tobytes()))
+    return SIGNATURE + _header(width, height) + _chunk(b"IDAT", ZLIB + rows.tobytes() + checksum) + _END
+
+
+def stored_pixels(data: bytes | mmap.mmap, width: int, height: int) -> NDArray[np.uint8] | None:
+    """The pixels that `stored_png` wrote, shape (height, width, 3), read-only, where they lie in `data`; None where
+    `data` has not its exact layout.
+
+    The checksums are not computed: bytes are asked for by the hash of their content.
+    """
+    num_rows = height * (HEAD + 1 + 3 * width)
+    front = SIGNATURE + _header(width, height) + struct.pack(">I", len(ZLIB) + num_rows + 4) + b"IDAT" + ZLIB
+    if len(data) != len(front) + num_rows + 4 + 4 + len(_END) or data[: len(front)] != front:
         return None
-    body = np.frombuffer(data, np.uint8, count=num_blocks, offset=len(front))
-    blocks, last = np.split(body, [whole * (HEAD + BLOCK)])
-    blocks = blocks.reshape(whole, HEAD + BLOCK)
-    full = np.frombuffer(_head(BLOCK, last=False), np.uint8)
-    if not (blocks[:, :HEAD] == full).all() or last[:HEAD].tobytes() != _head(before_end + 1, last=True):
+    rows = np.frombuffer(data, np.uint8, count=num_rows, offset=len(front)).reshape(height, -1)
+    if not np.array_equal(rows[:, : HEAD + 1], _heads(height, width)):
         return None
-    raw = np.empty(num_raw, np.uint8)
-    raw[: whole * BLOCK].reshape(whole, BLOCK)[...] = blocks[:, HEAD:]
-    raw[whole * BLOCK :] = last[HEAD:]
-    rows = raw.reshape(height, 1 + 3 * width)
-    if rows[:, 0].any():  # a filtered row
-        return None
-    return rows[:, 1:].reshape(height, width, 3)
+    return np.lib.stride_tricks.as_strided(
+        rows[:, HEAD + 1 :], (height, width, 3), (rows.strides[0], 3, 1), writeable=False
+    )
+
+
+def _heads(height: int, width: int) -> NDArray[np.uint8]:
+    """What stands before each row's pixels, shape (height, HEAD + 1)."""
+    length = 1 + 3 * width
+    heads = np.empty((height, HEAD + 1), np.uint8)
+    heads[:] = np.frombuffer(struct.pack("<BHHB", 0, length, length ^ 0xFFFF, 0), np.uint8)
+    heads[-1, 0] = 1  # the last block
+    return heads
 
 
 def _header(width: int, height: int) -> bytes:
@@ -68,10 +66,6 @@ def _header(width: int, height: int) -> bytes:
 
 def _chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def _head(length: int, *, last: bool) -> bytes:
-    return struct.pack("<BHH", last, length, length ^ BLOCK)
 
 
 _END = _chunk(b"IEND", b"")

@@ -251,7 +251,7 @@ async def test_what_a_worker_answered_before_its_end_counts_though_a_write_finds
     await quick(pool)
     calls = [asyncio.create_task(pool.run(job)) for job in (ZOOM, faulty(ZOOM, "leave"))]
     await asyncio.sleep(0)
-    time.sleep(0.5)  # noqa: ASYNC251  The loop is busy: the worker answers, leaves, and nobody reads it.
+    time.sleep(0.5)  # the loop is busy: the worker answers, leaves, and nobody reads it.
     calls += [asyncio.create_task(pool.run(ZOOM)) for _ in range(4)]  # sent ahead before the answer is read
     assert [reply.error for reply in await asyncio.gather(*calls)] == [None, "tool_crashed", *[None] * 4]
     assert pool.statistics.num_retries == 0

@@ -13,8 +13,8 @@ from PIL import Image
 from actors.tools.config import ToolsConfig
 from actors.tools.errors import ToolError
 from actors.tools.zoom import HALVED, resample
-from common.media import pixels_of
-from common.stored_png import BLOCK, HEAD, stored_pixels, stored_png
+from common.media import FolderMediaStore, pixels_of, put_image
+from common.stored_png import HEAD, MAX_WIDTH, stored_pixels, stored_png
 
 CONFIG = ToolsConfig(num_workers=0, ocr="none", zoom_min_side=64, zoom_max_side=256, zoom_factor_side=512)
 
@@ -113,18 +113,20 @@ def test_a_stored_png_reads_back_everywhere(pixels):
     assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], pixels)
 
 
-def test_a_stored_png_of_many_blocks_reads_back():
+def test_a_stored_png_is_as_large_as_its_pixels_and_is_not_copied():
     pixels = noise(300, 333)
-    assert len(stored_png(pixels)) < pixels.size + 600
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored_png(pixels)))), pixels)
-    assert np.array_equal(stored_pixels(stored_png(pixels), 333, 300), pixels)
+    data = stored_png(pixels)
+    assert len(data) < pixels.size + 6 * 300 + 100
+    found = stored_pixels(data, 333, 300)
+    assert np.shares_memory(found, np.frombuffer(data, np.uint8)) and not found.flags.writeable
 
 
-@pytest.mark.parametrize("height", [BLOCK // 85, 2 * BLOCK // 85])
-def test_a_stored_png_whose_last_block_is_full_reads_back(height):
-    pixels = noise(height, 28)
-    assert height * (1 + 3 * 28) % BLOCK == 0
-    assert np.array_equal(stored_pixels(stored_png(pixels), 28, height), pixels)
+@pytest.mark.parametrize("width", [MAX_WIDTH, MAX_WIDTH + 1])
+def test_a_picture_of_any_width_is_kept(tmp_path, width):
+    store, pixels = FolderMediaStore(tmp_path), noise(2, width)
+    ref = put_image(store, pixels, compress=False)
+    assert np.array_equal(pixels_of(store, ref), pixels)
+    assert (stored_pixels(store.get(ref.digest), width, 2) is None) == (width > MAX_WIDTH)
 
 
 def test_another_png_is_not_taken_for_a_stored_one():
