@@ -9,7 +9,6 @@ flipped bits in the file.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from common.errors import ContractError
 from common.media import content_digest
 from common.types import Neighbour
+from replay.disk import Disk, write_whole
 from replay.records import Experience
 
 NORM_TOLERANCE = 1e-3
@@ -65,8 +65,10 @@ class NeighbourIndex:
     One thread at a time. sequence: the last record held (−1 for none); `loaded` was read from disk, not rebuilt.
     """
 
-    def __init__(self, folder: Path, *, encoder: str, dimension: int) -> None:
+    def __init__(self, folder: Path, *, encoder: str, dimension: int, disk: Disk | None = None) -> None:
         import faiss
+
+        self._disk = disk or Disk()
 
         self._faiss = faiss
         self._folder = Path(folder)
@@ -120,7 +122,7 @@ class NeighbourIndex:
 
     def save(self) -> None:
         """Write the FAISS file, then the manifest that vouches for it; each appears whole."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._disk.make_folder(self._folder)
         data = self._faiss.serialize_index(self._index).tobytes()
         manifest = Manifest(
             encoder=self.encoder,
@@ -130,8 +132,8 @@ class NeighbourIndex:
             file_digest=content_digest(data),
         )
         fields = {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
-        _write_whole(self._folder / "flat.faiss", data)
-        _write_whole(self._folder / "manifest.json", json.dumps(fields, indent=1).encode())
+        write_whole(self._disk, self._folder / "flat.faiss", data)
+        write_whole(self._disk, self._folder / "manifest.json", json.dumps(fields, indent=1).encode())
 
     def _load(self) -> None:
         """Take the saved index if every part of the manifest agrees; otherwise stay empty, to be rebuilt."""
@@ -158,12 +160,3 @@ class NeighbourIndex:
     def num_entries(self) -> int:
         """Entries known from the log; equal to len(self) once the log was followed to its end."""
         return len(self._entries)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".aside-{path.name}")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)

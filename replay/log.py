@@ -16,11 +16,12 @@ import mmap
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import LogDamaged, LogLocked, ReplayError
+from replay.disk import Disk, write_all
 from replay.frames import ALIGN, SEAL, Bytes, Hole, Scan, SegmentHeader, body_of, pack_frame, scan, unpack_frame
 
 
@@ -57,16 +58,6 @@ class Recovery:
     losses: tuple[Loss, ...] = ()
 
 
-class Disk:
-    """The two system calls that durability rests on; tests put a failing one in its place."""
-
-    def write(self, file: int, buffers: Sequence[Bytes]) -> int:
-        return os.writev(file, buffers)
-
-    def sync(self, file: int) -> None:
-        os.fdatasync(file)
-
-
 @dataclass(slots=True)
 class _Segment:
     """offsets[i] is the byte of record first_sequence + i; 0 when it is lost."""
@@ -88,7 +79,7 @@ class Log:
         self._segment_bytes = segment_bytes
         self._disk = disk or Disk()
         self._broken = ""
-        _make_folder(self.folder)
+        self._disk.make_folder(self.folder)
         self._lock = _lock(self.folder / "lock")
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, self._lock)
@@ -98,12 +89,9 @@ class Log:
     def _open(self) -> None:
         contents = read_segments(self.folder)
         for aside in self.folder.glob(".aside-*"):
-            aside.unlink()
+            self._disk.unlink(aside)
         if contents.cut is not None:
-            path, size = contents.cut
-            with path.open("r+b") as file:
-                file.truncate(size)
-                os.fsync(file.fileno())
+            self._cut(*contents.cut)
         self.recovery = Recovery(cut_bytes=contents.cut_bytes, losses=contents.losses)
         self.epoch = contents.next_epoch
         self.next_sequence = contents.next_sequence
@@ -113,6 +101,14 @@ class Log:
         self._index = contents.next_index
         self._old_bytes = sum(segment.path.stat().st_size for segment in self._segments)
         self._start_segment()
+
+    def _cut(self, path: Path, size: int) -> None:
+        file = os.open(path, os.O_RDWR)
+        try:
+            self._disk.truncate(file, size)
+            self._disk.sync(file)
+        finally:
+            self._disk.close(file)
 
     @property
     def num_bytes(self) -> int:
@@ -171,7 +167,7 @@ class Log:
             if not self._broken:
                 self._seal()
         finally:
-            os.close(self._file)
+            self._disk.close(self._file)
             os.close(self._lock)
             self._lock = -1
 
@@ -184,21 +180,17 @@ class Log:
     def _write(self, kind: int, body: Bytes) -> None:
         header, padding, chain = pack_frame(kind, self.next_sequence, self._num_durable, body, self._chain)
         buffers: list[Bytes] = [header, body, padding]
-        size = sum(map(len, buffers))
         try:
-            written = self._disk.write(self._file, buffers)
-            while written < size:
-                rest = memoryview(b"".join(buffers))[written:]
-                written += self._disk.write(self._file, [rest])
+            write_all(self._disk, self._file, buffers)
         except OSError as error:
             self._cut_back(error)
             raise ReplayError(f"{self.folder}: a write failed ({error.strerror}); nothing of it is kept") from error
         self._chain = chain
-        self._size += size
+        self._size += sum(map(len, buffers))
 
     def _cut_back(self, error: OSError) -> None:
         try:
-            os.ftruncate(self._file, self._size)
+            self._disk.truncate(self._file, self._size)
         except OSError:
             self._broken = f"a write and the cut after it failed: {error.strerror}"
 
@@ -218,7 +210,7 @@ class Log:
 
     def _roll(self) -> None:
         self._seal()
-        os.close(self._file)
+        self._disk.close(self._file)
         self._old_bytes += self._size
         self._start_segment()
 
@@ -229,11 +221,15 @@ class Log:
             index=self._index, epoch=self.epoch, first_sequence=self.next_sequence, chain=self._chain
         )
         aside = self.folder / f".aside-{self._index:08d}"
-        self._file = os.open(aside, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND, 0o644)
-        os.write(self._file, header.pack())
-        os.fsync(self._file)
-        aside.rename(path)
-        _sync_folder(self.folder)
+        try:
+            self._file = self._disk.create(aside)
+            write_all(self._disk, self._file, [header.pack()])
+            self._disk.sync(self._file)
+            self._disk.rename(aside, path)
+            self._disk.sync_folder(self.folder)
+        except OSError as error:
+            self._broken = f"a segment could not be started: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}") from error
         self._size = ALIGN
         self._index += 1
         self._segments.append(_Segment(path=path, first_sequence=self.next_sequence, offsets=array("Q")))
@@ -351,20 +347,6 @@ def _map(path: Path) -> memoryview:
         if not path.stat().st_size:
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _lock(path: Path) -> int:

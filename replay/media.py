@@ -14,6 +14,7 @@ from pathlib import Path
 from common.errors import ContractError, MediaError
 from common.media import FolderMediaStore, content_digest
 from common.types import MediaRef
+from replay.disk import Disk, write_all
 
 
 class DurableMedia:
@@ -22,7 +23,8 @@ class DurableMedia:
     sync: False skips every fsync (durability "os").
     """
 
-    def __init__(self, folder: Path, *, live: FolderMediaStore, sync: bool = True) -> None:
+    def __init__(self, folder: Path, *, live: FolderMediaStore, sync: bool = True, disk: Disk | None = None) -> None:
+        self._disk = disk or Disk()
         self.store = FolderMediaStore(folder)
         self._live = live
         self._sync = sync
@@ -31,7 +33,7 @@ class DurableMedia:
         for prefix in range(256):
             (folder / f"{prefix:02x}").mkdir(exist_ok=True)
         for aside in folder.glob("??/.*"):
-            aside.unlink()
+            self._disk.unlink(aside)
         self._kept: set[str] = set()
         self._sync_folders([folder])
 
@@ -50,9 +52,9 @@ class DurableMedia:
             asides[digest] = self._write_aside(digest, data)
             num_bytes += len(data)
         for aside in asides.values() if self._sync else ():
-            _sync_path(aside, os.O_RDONLY)
+            self._sync_content(aside)
         for digest, aside in asides.items():
-            aside.rename(self.store.path(digest))
+            self._disk.rename(aside, self.store.path(digest))
         self._sync_folders({self.store.path(digest).parent for digest in missing})
         self._kept.update(missing)
         return num_bytes
@@ -77,17 +79,21 @@ class DurableMedia:
             self._number += 1
             number = self._number
         aside = self.store.path(digest).parent / f".aside-{number}"
-        aside.write_bytes(data)
+        file = self._disk.create(aside)
+        try:
+            write_all(self._disk, file, [data])
+        finally:
+            self._disk.close(file)
         return aside
+
+    def _sync_content(self, path: Path) -> None:
+        """After all were written: the disk has had time to begin."""
+        file = os.open(path, os.O_RDONLY)
+        try:
+            self._disk.sync(file)
+        finally:
+            self._disk.close(file)
 
     def _sync_folders(self, folders: Iterable[Path]) -> None:
         for folder in folders if self._sync else ():
-            _sync_path(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync_path(path: Path, flags: int) -> None:
-    file = os.open(path, flags)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+            self._disk.sync_folder(folder)

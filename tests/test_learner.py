@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.learning import a_real_rollout, a_real_trace, a_vote
-from fakes.models import make_tiny_model
 from safetensors.torch import load_file
 
 from common.chat import Chat
@@ -36,21 +35,6 @@ CONFIG = LearnerConfig(
 )
 
 Make = Callable[..., Learner]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> FolderMediaStore:
-    return FolderMediaStore(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def chat(folder: Path) -> Chat:
-    return Chat.from_model(folder)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from fakes.learning import a_real_rollout, a_real_trace, a_view
-from fakes.models import make_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,21 +20,6 @@ from learner.batch import collate, micro_batches, plan, row_of_rollout, row_of_t
 from learner.losses import processed_logprobs
 from learner.policy import FeatureInput, PatchInput, Policy, load_backbone, run
 from learner.views import PixelShape, Views, patchify, pixel_shape
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def chat(folder: Path) -> Chat:
-    return Chat.from_model(folder)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> FolderMediaStore:
-    return FolderMediaStore(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.learning import a_real_rollout, a_view, a_vote
-from fakes.models import make_tiny_model
 
 from common.chat import Chat
 from common.media import FolderMediaStore
@@ -18,21 +17,6 @@ from learner.adaptation import exemplars
 from learner.batch import Row, row_of_rollout
 from learner.config import EngineConfig, LearnerConfig, ScheduleConfig, TtrlConfig
 from learner.learner import Learner
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def chat(folder: Path) -> Chat:
-    return Chat.from_model(folder)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> FolderMediaStore:
-    return FolderMediaStore(tmp_path_factory.mktemp("media"))
 
 
 def seen_as(rollout: Rollout, view: MediaRef, name: str) -> Rollout:

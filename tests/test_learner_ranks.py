@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fakes.models import make_tiny_model
-from fakes.ranks import run
+from fakes import ranks
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.system
-ROOT = Path(__file__).parent
 STAGES = [0, 1, 2, 3]
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    make_tiny_model(folder / "model")
-    environment = os.environ | {"PYTHONPATH": f"{ROOT.parent}:{ROOT}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    jobs = [("0", "2", "deepspeed"), ("1", "2", "deepspeed")]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "fakes.ranks", *job, str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for job in jobs
-    ]
-    run(0, 1, "torch", folder)
-    for process in started:
-        output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output[-4000:]
-    names = ("torch-0", "deepspeed-0", "deepspeed-1")
-    return {name: json.loads((folder / f"report-{name}.json").read_text()) for name in names}
+    return ranks.reports(tmp_path_factory.mktemp("ranks"))
 
 
 def weights_of(report: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -53,17 +27,7 @@ def weights_of(report: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_take_the_steps_of_one(reports: dict[str, dict[str, Any]], stage: int) -> None:
-    one = reports["torch-0"]["torch-0"]["metrics"]
-    for rank in (0, 1):
-        two = reports[f"deepspeed-{rank}"][f"deepspeed-{stage}"]["metrics"]
-        assert len(two) == 5
-        for mine, theirs in zip(one, two, strict=True):
-            assert set(mine) == set(theirs)
-            for name in mine:
-                if name not in ("learn_s", "grad_norm"):
-                    assert theirs[name] == pytest.approx(mine[name], rel=2e-3, abs=2e-4), (stage, rank, name)
-            if stage:  # stage 0 in fp32 keeps no norm
-                assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
+    ranks.check_steps(reports, stage)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from fakes.large_models import LARGE, make_large_model
 from fakes.learning import a_real_rollout, a_real_trace, a_vote
-from fakes.models import make_tiny_model
 from safetensors.torch import load_file
 
 from common.chat import Chat
@@ -37,21 +36,6 @@ TARGETS = 7
 LAYERS = 2
 
 Make = Callable[..., Learner]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> FolderMediaStore:
-    return FolderMediaStore(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def chat(folder: Path) -> Chat:
-    return Chat.from_model(folder)
 
 
 @pytest.fixture(scope="module")

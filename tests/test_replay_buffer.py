@@ -22,7 +22,8 @@ from common.schema import decode_rollouts, encode_rollouts, encode_traces
 from common.types import Draw, Rollout
 from replay.buffer import ReplayBuffer, ReplayStats
 from replay.config import Durability, IndexConfig, ReplayConfig
-from replay.log import Disk, Log
+from replay.disk import Disk
+from replay.log import Log
 from replay.opening import fold, open_replay
 from replay.state import State
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import LogDamaged, LogLocked, ReplayError, RunFolderError
+from replay.disk import Disk
 from replay.frames import ALIGN, Bytes, SegmentHeader
-from replay.log import Disk, Log, read_frames, read_segments
+from replay.log import Log, read_frames, read_segments
 
 BODIES = [b"first", b"", b"x" * 64, b"third" * 20, b"last"]
 
@@ -242,8 +243,12 @@ class FullDisk(Disk):
 
 
 class FailingDisk(Disk):
+    failing = False
+
     def sync(self, file: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        if self.failing:
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync(file)
 
 
 def test_short_writes_are_finished(tmp_path: Path) -> None:
@@ -267,14 +272,25 @@ def test_a_full_disk_leaves_whole_records_and_room_to_try_again(tmp_path: Path) 
 
 
 def test_a_failed_fsync_is_fatal(tmp_path: Path) -> None:
-    log = Log(tmp_path, disk=FailingDisk())
+    disk = FailingDisk()
+    log = Log(tmp_path, disk=disk)
     log.append(1, b"unknown")
+    disk.failing = True
     with pytest.raises(ReplayError, match="fdatasync failed"):
         log.commit()
     with pytest.raises(ReplayError, match="broken"):
         log.append(1, b"no more")
     with pytest.raises(ReplayError, match="broken"):
         log.commit()
+
+
+def test_a_segment_that_cannot_be_synced_is_not_started(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    disk.failing = True
+    with pytest.raises(ReplayError, match="could not be started"):
+        Log(tmp_path, disk=disk)
+    disk.failing = False
+    Log(tmp_path, disk=disk).close()
 
 
 WRITER = """

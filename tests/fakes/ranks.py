@@ -6,13 +6,17 @@ usage: python -m fakes.ranks RANK WORLD_SIZE BACKEND FOLDER [LORA_RANK] (BACKEND
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from fakes.learning import a_real_rollout, a_real_trace, a_vote
+from fakes.models import make_tiny_model
 from safetensors.torch import load_file
 
 from common.chat import Chat
@@ -22,6 +26,7 @@ from common.types import Draw
 from learner.config import EngineConfig, LearnerConfig, LoraConfig, ScheduleConfig, SftConfig
 from learner.learner import Learner
 
+ROOT = Path(__file__).parents[1]
 CONFIG = LearnerConfig(
     sft=SftConfig(schedule=ScheduleConfig(lr=1e-3, num_steps=20, warmup_steps=2), batch_size=7),
     micro_batch_tokens=300,
@@ -32,7 +37,7 @@ CONFIG = LearnerConfig(
 def job(learner: Learner, chat: Chat, store: FolderMediaStore) -> list[dict[str, float]]:
     """Three supervised steps, one reinforced, one adapted; uneven shares, so some ranks make empty passes."""
     learner.begin("sft")
-    learner.add_traces(encode_traces([a_real_trace(chat, store, i) for i in range(9)]))
+    learner.add_traces(nine_traces(chat, store))
     found = [learner.imitate(step) for step in range(3)]
     rollouts = [
         a_real_rollout(chat, store, i, group_size=3, score=float(i == 0), num_calls=1 + i, answer="4" if i < 2 else "7")
@@ -46,17 +51,20 @@ def job(learner: Learner, chat: Chat, store: FolderMediaStore) -> list[dict[str,
     return found
 
 
-def resumed(make: Any, learner: Learner, folder: Path, draw_step: int) -> bool:
-    """Whether a learner restored from a checkpoint takes the same next supervised step."""
+def nine_traces(chat: Chat, store: FolderMediaStore) -> bytes:
+    return encode_traces([a_real_trace(chat, store, i) for i in range(9)])
+
+
+def resumed(make: Any, learner: Learner, folder: Path, traces: bytes) -> bool:
+    """Whether a learner restored from a checkpoint and given the same traces takes the same next supervised step."""
     learner.begin("sft")
-    learner.imitate(draw_step)
+    learner.imitate(3)
     learner.save(folder)
     other = make()
     other.restore(folder)
-    other._traces, other._trace_rows = learner._traces, learner._trace_rows
-    mine, theirs = learner.imitate(draw_step + 1), other.imitate(draw_step + 1)
-    of_the_traces = ("learn_s", "argument_entropy")  # the second is told of the traces as they come in
-    return all(mine[name] == theirs[name] for name in mine if name not in of_the_traces)
+    other.add_traces(traces)
+    mine, theirs = learner.imitate(4), other.imitate(4)
+    return {**mine, "learn_s": 0} == {**theirs, "learn_s": 0}
 
 
 def addresses() -> list[str]:
@@ -95,10 +103,47 @@ def run(rank: int, world_size: int, backend: str, folder: Path, lora_rank: int =
             "buckets": list(weights.buckets) if weights else [],
             "names": sorted(n for b in weights.buckets for n in load_file(b)) if weights else [],
             "canary": list(weights.canary.logprobs) if weights and weights.canary else [],
-            "resumed": resumed(make, learner, folder / f"state-{name}", 3),
+            "resumed": resumed(make, learner, folder / f"state-{name}", nine_traces(chat, store)),
         }
     report["listening"] = addresses()
     (folder / f"report-{backend}-{rank}.json").write_text(json.dumps(report))
+
+
+def reports(folder: Path, lora_rank: int = 0) -> dict[str, dict[str, Any]]:
+    """What one rank of plain torch and two under DeepSpeed report, by BACKEND-RANK."""
+    make_tiny_model(folder / "model")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT.parent}:{ROOT}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fakes.ranks", rank, "2", "deepspeed", str(folder), str(lora_rank)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    run(0, 1, "torch", folder, lora_rank)
+    for process in started:
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, output[-4000:]
+    names = ("torch-0", "deepspeed-0", "deepspeed-1")
+    return {name: json.loads((folder / f"report-{name}.json").read_text()) for name in names}
+
+
+def check_steps(reports: dict[str, dict[str, Any]], stage: int) -> None:
+    """Two ranks measure in every step what one does."""
+    one = reports["torch-0"]["torch-0"]["metrics"]
+    for rank in (0, 1):
+        two = reports[f"deepspeed-{rank}"][f"deepspeed-{stage}"]["metrics"]
+        assert len(two) == len(one) == 5
+        for mine, theirs in zip(one, two, strict=True):
+            assert set(mine) == set(theirs)
+            for name in mine:
+                if name not in ("learn_s", "grad_norm"):
+                    assert theirs[name] == pytest.approx(mine[name], rel=2e-3, abs=2e-4), (stage, rank, name)
+            if stage:  # stage 0 in fp32 keeps no norm
+                assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
 
 
 if __name__ == "__main__":
