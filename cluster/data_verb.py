@@ -311,7 +311,7 @@ def indexed_queries(run: Path) -> Iterator[Query]:
     The log is what the index is made from, so it is asked; the rollouts in it carry the queries.
     """
     from cluster.reenact import rollouts_of
-    from replay.log import read_frames
+    from replay.segments import read_frames
     from replay.records import Experience, Kind, decode
 
     log = run / "replay" / "log"

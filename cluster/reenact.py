@@ -36,7 +36,7 @@ from common.errors import MediaError, RunFolderError, UserError
 from common.media import FolderMediaStore, content_digest, pixels_of
 from common.schema import decode_rollouts
 from common.types import ExecutedCall, MediaRef, Observation, Query, Rollout
-from replay.log import read_frames
+from replay.segments import read_frames
 from replay.records import Kind
 
 if TYPE_CHECKING:

@@ -18,14 +18,18 @@ import xxhash
 from common.errors import LogDamaged, RunFolderError
 from common.schema import SCHEMA_VERSION
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Format 1 has no footers and no time in the segment's header; it is read for ever and never written."""
 ALIGN = 64
 SEAL = 0
 """Kind of the frame that ends a segment on purpose. It has no body and uses up no sequence number."""
+FOOTER = 0xFFFF
+"""Kind of the frame before the seal (replay/footer). It uses up no sequence number."""
+MARKS = (SEAL, FOOTER)
 
 _SEGMENT_MAGIC = b"PXLSLOG\n"
 _FRAME_MAGIC = b"PXFR"
-_SEGMENT = struct.Struct("<8sIIQQQQ8xQ")
+_SEGMENT = struct.Struct("<8sIIQQQQQQ")
 _FRAME = struct.Struct("<4sH2xQQQ16sQQ")
 assert _SEGMENT.size == _FRAME.size == ALIGN
 
@@ -34,16 +38,21 @@ Bytes: TypeAlias = bytes | memoryview
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentHeader:
-    """index: place in the log. epoch: number of the writer that made it. chain: of the frame before its first."""
+    """index: place in the log. epoch: number of the writer that made it. chain: of the frame before its first.
+
+    created_ns: wall clock when it was begun, nanoseconds since 1970; 0 in format 1.
+    """
 
     index: int
     epoch: int
     first_sequence: int
     chain: int
+    created_ns: int = 0
+    version: int = FORMAT_VERSION
 
     def pack(self) -> bytes:
-        fields = (FORMAT_VERSION, SCHEMA_VERSION, self.index, self.epoch, self.first_sequence, self.chain)
-        head = _SEGMENT.pack(_SEGMENT_MAGIC, *fields, 0)[:-8]
+        fields = (self.version, SCHEMA_VERSION, self.index, self.epoch, self.first_sequence, self.chain)
+        head = _SEGMENT.pack(_SEGMENT_MAGIC, *fields, self.created_ns, 0)[:-8]
         return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
 
     @classmethod
@@ -51,15 +60,17 @@ class SegmentHeader:
         """Raises LogDamaged when the bytes are no header, RunFolderError when they are one of another version."""
         if len(data) < ALIGN:
             raise LogDamaged(f"{name}: shorter than its header")
-        magic, version, schema, index, epoch, first, chain, digest = _SEGMENT.unpack(data[:ALIGN])
+        magic, version, schema, index, epoch, first, chain, created_ns, digest = _SEGMENT.unpack(data[:ALIGN])
         if magic != _SEGMENT_MAGIC or digest != xxhash.xxh3_64_intdigest(data[: ALIGN - 8]):
             raise LogDamaged(f"{name}: the segment's header does not match its hash")
-        if (version, schema) != (FORMAT_VERSION, SCHEMA_VERSION):
+        if not 1 <= version <= FORMAT_VERSION or schema != SCHEMA_VERSION:
             raise RunFolderError(
-                f"{name}: written in log format {version}, schema {schema}; this version reads format "
+                f"{name}: written in log format {version}, schema {schema}; this version reads formats 1 to "
                 f"{FORMAT_VERSION}, schema {SCHEMA_VERSION}: use the version that wrote it, or another run folder"
             )
-        return cls(index=index, epoch=epoch, first_sequence=first, chain=chain)
+        return cls(
+            index=index, epoch=epoch, first_sequence=first, chain=chain, created_ns=created_ns, version=version
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +141,14 @@ class Hole:
 
 @dataclass(slots=True)
 class Scan:
-    """What a walk over one segment found: whole frames with their offsets, and holes between and after them."""
+    """What a walk over one segment found: whole records with their offsets, and holes between and after them.
+
+    last_frame: offset of the last whole frame of any kind; 0 when there is none.
+    """
 
     frames: list[tuple[int, FrameHeader]] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
+    last_frame: int = 0
     next_sequence: int = 0
     chain: int = 0
     num_durable: int = 0
@@ -162,7 +177,7 @@ def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
             _take(found, offset, header)
             known, offset = True, offset + header.size
             continue
-        kinds = () if header.kind == SEAL else (header.kind,)
+        kinds = () if header.kind in MARKS else (header.kind,)
         stop = min(offset + header.size, len(data))
         _note(found, offset, stop, header.sequence + len(kinds), kinds)
         known, offset = False, stop
@@ -172,8 +187,9 @@ def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
 def _take(found: Scan, offset: int, header: FrameHeader) -> None:
     found.chain = header.chain
     found.num_durable = max(found.num_durable, header.num_durable)
-    if header.kind == SEAL:
-        found.sealed = True
+    found.last_frame = offset
+    if header.kind in MARKS:
+        found.sealed = header.kind == SEAL
         found.next_sequence = header.sequence
     else:
         found.frames.append((offset, header))

@@ -19,7 +19,8 @@ import pytest
 from common.errors import LogDamaged, LogLocked, ReplayError, RunFolderError
 from replay.disk import Disk
 from replay.frames import ALIGN, Bytes, SegmentHeader
-from replay.log import Log, read_frames, read_segments
+from replay.log import Log
+from replay.segments import read_frames, read_segments
 
 BODIES = [b"first", b"", b"x" * 64, b"third" * 20, b"last"]
 
@@ -214,10 +215,10 @@ def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path: Path) -> No
 
     segment = _write(tmp_path)
     head = bytearray(segment.read_bytes()[: ALIGN - 8])
-    head[8] = 2
+    head[8] = 3
     digest = xxhash.xxh3_64_intdigest(bytes(head)).to_bytes(8, "little")
     segment.write_bytes(bytes(head) + digest + segment.read_bytes()[ALIGN:])
-    with pytest.raises(RunFolderError, match="log format 2, schema 2; this version reads format 1"):
+    with pytest.raises(RunFolderError, match="log format 3, schema 2; this version reads formats 1 to 2"):
         Log(tmp_path)
 
 

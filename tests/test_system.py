@@ -264,7 +264,7 @@ def test_the_same_seed_gives_the_same_tokens_rewards_and_weights_at_lag_0(folder
 
 def what_was_sampled(run: Path) -> list[Any]:
     from common.schema import decode_rollouts
-    from replay.log import read_frames
+    from replay.segments import read_frames
     from replay.records import Kind
 
     bodies = [bytes(frame.body) for frame in read_frames(run / "replay" / "log") if frame.kind == Kind.ROLLOUT]
