@@ -263,18 +263,19 @@ def _prints(
     """The fingerprints of a set, and how many of its rows could not be used."""
     from actors.tasks.datasets.prints import prints_of
     from actors.tasks.datasets.tasks import nothing_left
-    from common.media import FolderMediaStore
+    from common.media import MediaSource
+    from replay.packs import PackedMedia
 
     progress.start(f"looking at {name}")
     with _store() as store:
         broken: list[Broken] = []
         queries: Iterator[Query]
-        home = store
+        home: MediaSource = store
         if name.startswith("world:"):
             split = name.removeprefix("world:")
             queries = (task.query for task in islice(_world(config, store, split, ""), number or WORLD_COUNT))
         elif (folder := Path(name) / "replay").is_dir():
-            queries, home = islice(indexed_queries(Path(name)), number), FolderMediaStore(folder / "media")
+            queries, home = islice(indexed_queries(Path(name)), number), PackedMedia(folder / "media")
         else:
             queries = _usable(config, _data(config, name, media), store, number, broken)
 
@@ -311,8 +312,8 @@ def indexed_queries(run: Path) -> Iterator[Query]:
     The log is what the index is made from, so it is asked; the rollouts in it carry the queries.
     """
     from cluster.reenact import rollouts_of
-    from replay.segments import read_frames
     from replay.records import Experience, Kind, decode
+    from replay.segments import read_frames
 
     log = run / "replay" / "log"
     frames = read_frames(log) if log.is_dir() else iter(())

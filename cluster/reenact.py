@@ -33,11 +33,12 @@ from cluster.runs import read_manifest
 from cluster.strict import convert
 from cluster.tool_verb import live_base
 from common.errors import MediaError, RunFolderError, UserError
-from common.media import FolderMediaStore, content_digest, pixels_of
+from common.media import FolderMediaStore, MediaSource, content_digest, pixels_of
 from common.schema import decode_rollouts
 from common.types import ExecutedCall, MediaRef, Observation, Query, Rollout
-from replay.segments import read_frames
+from replay.packs import PackedMedia
 from replay.records import Kind
+from replay.segments import read_frames
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -131,7 +132,7 @@ async def reenact(folder: Path, rollout_id: str | None, progress: Progress) -> R
     findings: list[Finding] = []
     done = 0
     with tempfile.TemporaryDirectory(prefix="pixelis-reenact-", dir=live_base()) as live:
-        stage = Stage(config, Path(live), FolderMediaStore(folder / "replay" / "media"))
+        stage = Stage(config, Path(live), PackedMedia(folder / "replay" / "media"))
         try:
             for several in _in_groups(rollouts_of(folder, rollout_id), max(1, config.num_workers)):
                 for found in await asyncio.gather(*(stage.play(rollout) for rollout in several)):
@@ -162,7 +163,7 @@ async def reenact(folder: Path, rollout_id: str | None, progress: Progress) -> R
 class Stage:
     """Where recorded rollouts are played again: a toolbox without a cache over a store of its own."""
 
-    def __init__(self, config: ToolsConfig, live: Path, kept: FolderMediaStore) -> None:
+    def __init__(self, config: ToolsConfig, live: Path, kept: MediaSource) -> None:
         self._live, self._kept = FolderMediaStore(live), kept
         self.back_ends = describe_back_ends(config)
         in_process = config.num_workers == 0

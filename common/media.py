@@ -13,7 +13,7 @@ import os
 import struct
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,21 @@ def content_digest(data: bytes) -> str:
     from blake3 import blake3
 
     return blake3(data).hexdigest()
+
+
+class MediaSource(Protocol):
+    """Where media are read, by digest. Both raise MediaError for what is not here."""
+
+    @property
+    def root(self) -> Path: ...
+
+    def __contains__(self, digest: str) -> bool: ...
+
+    def get(self, digest: str) -> bytes: ...
+
+    def mapped(self, digest: str) -> mmap.mmap | memoryview | bytes:
+        """The bytes, read-only and not copied."""
+        ...
 
 
 class FolderMediaStore:
@@ -130,13 +145,13 @@ def put_users_image(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> Media
     return put_image(store, pixels, compress=pixels.shape[0] * pixels.shape[1] > MAX_STORED_PIXELS)
 
 
-def pixels_of(store: FolderMediaStore, ref: MediaRef) -> NDArray[np.uint8]:
+def pixels_of(store: MediaSource, ref: MediaRef) -> NDArray[np.uint8]:
     """The pixels of `ref`: RGB, shape (height, width, 3), read-only."""
     data = store.mapped(ref.digest)
     if ref.kind == "view":
         return np.frombuffer(data, np.uint8).reshape(ref.height, ref.width, 3)
     stored = stored_pixels(data, ref.width, ref.height)
-    return decode_image(data[:], name=ref.digest[:12]) if stored is None else stored
+    return decode_image(bytes(data), name=ref.digest[:12]) if stored is None else stored
 
 
 def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -33,7 +33,7 @@ def stored_png(pixels: NDArray[np.uint8]) -> bytes:
     return SIGNATURE + _header(width, height) + _chunk(b"IDAT", ZLIB + rows.tobytes() + checksum) + _END
 
 
-def stored_pixels(data: bytes | mmap.mmap, width: int, height: int) -> NDArray[np.uint8] | None:
+def stored_pixels(data: bytes | memoryview | mmap.mmap, width: int, height: int) -> NDArray[np.uint8] | None:
     """The pixels that `stored_png` wrote, shape (height, width, 3), read-only, where they lie in `data`; None where
     `data` has not its exact layout.
 

@@ -1,69 +1,143 @@
 """Durable media: the pictures that kept rollouts refer to, by content, beside the log.
 
 The live store is in shared memory and forgets; a rollout is acknowledged only when its views and images lie here. The
-same content is copied once. What the live store has forgotten is put back when a draw needs it.
+same content is copied once. What the live store has forgotten is put back when a draw needs it. Pictures are appended
+to packs (replay/packs); many threads that append share a sync.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.errors import ContractError, MediaError
+from common.errors import ContractError, MediaError, ReplayError
 from common.media import FolderMediaStore, content_digest
 from common.types import MediaRef
-from replay.disk import Disk, write_all
+from replay.disk import Disk, write_all, write_whole
+from replay.frames import ALIGN
+from replay.packs import Pack, PackedMedia, Place, entry_header, index_of, pack_header, read_entry
+
+NUM_REMEMBERED = 1 << 16
+"""Digests known to be durable, so that a picture that many rollouts show is not looked for again."""
 
 
 class DurableMedia:
-    """A folder laid out as a FolderMediaStore, so any reader of those reads it. Safe for many threads of one process.
+    """The one writer of a folder of packs; whoever holds the log's lock. Safe for many threads of one process.
 
-    sync: False skips every fsync (durability "os").
+    A pack is begun when there is something to keep and ended at `pack_bytes`. sync: False skips every fsync (durability
+    "os"). After a failed sync everything raises ReplayError, for ever: what the disk holds is then unknown.
     """
 
-    def __init__(self, folder: Path, *, live: FolderMediaStore, sync: bool = True, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        live: FolderMediaStore,
+        sync: bool = True,
+        pack_bytes: int = 256 << 20,
+        disk: Disk | None = None,
+    ) -> None:
+        self.folder = Path(folder)
         self._disk = disk or Disk()
-        self.store = FolderMediaStore(folder)
         self._live = live
         self._sync = sync
-        self._lock = threading.Lock()
-        self._number = 0
-        for prefix in range(256):
-            (folder / f"{prefix:02x}").mkdir(exist_ok=True)
-        for aside in folder.glob("??/.*"):
+        self._pack_bytes = pack_bytes
+        self._appending, self._syncing = threading.Lock(), threading.Lock()
+        self._kept: OrderedDict[str, None] = OrderedDict()
+        self._broken = ""
+        self._file = -1
+        self._ended: list[int] = []
+        self._size = self._durable = 0
+        self._entries: dict[str, Place] = {}
+        self._disk.make_folder(self.folder)
+        for aside in self.folder.glob(".aside-*"):
             self._disk.unlink(aside)
-        self._kept: set[str] = set()
-        self._sync_folders([folder])
+        self.store = PackedMedia(self.folder)
+        for pack in self.store.packs:
+            if not pack.has_index:
+                self._adopt(pack)
+        self._number = max((pack.number for pack in self.store.packs), default=-1) + 1
+        self.store = PackedMedia(self.folder)
 
     def keep(self, refs: Iterable[MediaRef]) -> int:
-        """Copy what is not here yet and make it durable. Returns the bytes copied.
+        """Append what is not here yet and make all of it durable. Returns the bytes appended.
 
-        Raises ContractError when the live store does not hold a picture, or holds other bytes under its name.
+        Raises ContractError when the live store does not hold a picture or holds other bytes under its name,
+        ReplayError when the disk refuses; nothing of the picture is kept then.
         """
-        missing = {ref.digest: ref for ref in refs if ref.digest not in self._kept}
-        asides: dict[str, Path] = {}
-        num_bytes = 0
-        for digest in missing:
-            if digest in self.store:
-                continue  # whole, from a process before this one; only its name may not be durable yet
-            data = self._fetch(digest)
-            asides[digest] = self._write_aside(digest, data)
-            num_bytes += len(data)
-        for aside in asides.values() if self._sync else ():
-            self._sync_content(aside)
-        for digest, aside in asides.items():
-            self._disk.rename(aside, self.store.path(digest))
-        self._sync_folders({self.store.path(digest).parent for digest in missing})
-        self._kept.update(missing)
+        missing = [ref.digest for ref in refs if ref.digest not in self._kept]
+        num_bytes = sum(self._append(digest) for digest in dict.fromkeys(missing))
+        if missing:
+            self._make_durable()
+            with self._appending:
+                self._kept.update(dict.fromkeys(missing))
+                while len(self._kept) > NUM_REMEMBERED:
+                    self._kept.popitem(last=False)
         return num_bytes
 
     def restore(self, refs: Iterable[MediaRef]) -> None:
         """Put back into the live store what it no longer holds. Raises MediaError when it is not here either."""
         for ref in refs:
             if ref.digest not in self._live:
-                self._live.put(self.store.get(ref.digest), kind=ref.kind, width=ref.width, height=ref.height)
+                self._live.put(self.get(ref.digest), kind=ref.kind, width=ref.width, height=ref.height)
+
+    def get(self, digest: str) -> bytes:
+        """The bytes, checked. Raises MediaError when they are not here or damaged."""
+        with self._appending:
+            place = self._entries.get(digest)
+            if place is None:
+                return self.store.get(digest)
+            raw = os.pread(self._file, place.end - place.offset + ALIGN, place.offset - ALIGN)
+        if read_entry(raw, 0) != (digest, Place(ALIGN, place.length)):
+            raise MediaError(f"media {digest[:12]}… is damaged in {self._path(self._number)}")
+        return raw[ALIGN : ALIGN + place.length]
+
+    def close(self) -> None:
+        """End the pack, so that its index need not be found by a walk."""
+        with self._appending:
+            if self._file >= 0 and not self._broken:
+                self._end()
+        with self._syncing:
+            self._close_ended()
+
+    def _append(self, digest: str) -> int:
+        """Append one picture unless it is here. Returns its bytes."""
+        with self._appending:
+            if self._is_here(digest):
+                return 0
+        data = self._fetch(digest)
+        with self._appending:
+            if self._is_here(digest):
+                return 0
+            if self._file >= 0 and self._size + ALIGN + len(data) > self._pack_bytes:
+                self._end()
+            if self._file < 0:
+                self._begin()
+            place = Place(self._size + ALIGN, len(data))
+            try:
+                write_all(self._disk, self._file, [entry_header(digest, data), data, bytes(-len(data) % ALIGN)])
+            except OSError as error:
+                self._cut_back(error)
+                raise ReplayError(f"{self.folder}: a write failed ({error.strerror})") from error
+            self._entries[digest] = place
+            self._size = place.end
+        return len(data)
+
+    def _is_here(self, digest: str) -> bool:
+        if self._broken:
+            raise ReplayError(f"{self.folder}: media cannot be kept since {self._broken}")
+        return digest in self._entries or any(pack.find(digest) for pack in self.store.packs) or self._single(digest)
+
+    def _single(self, digest: str) -> bool:
+        """Whether an earlier version left it as a file of its own; its content is durable, its name may not be."""
+        path = self.folder / digest[:2] / digest
+        if path.is_file() and self._sync:
+            self._disk.sync_folder(path.parent)
+        return path.is_file()
 
     def _fetch(self, digest: str) -> bytes:
         try:
@@ -74,26 +148,87 @@ class DurableMedia:
             raise ContractError(f"the live store holds other bytes under {digest[:12]}…")
         return data
 
-    def _write_aside(self, digest: str, data: bytes) -> Path:
-        with self._lock:
-            self._number += 1
-            number = self._number
-        aside = self.store.path(digest).parent / f".aside-{number}"
-        file = self._disk.create(aside)
-        try:
-            write_all(self._disk, file, [data])
-        finally:
-            self._disk.close(file)
-        return aside
+    def _make_durable(self) -> None:
+        """One sync for everything that was appended before it began."""
+        with self._appending:
+            file, number, wanted = self._file, self._number, self._size
+        if not self._sync or file < 0:
+            return
+        with self._syncing:
+            self._close_ended()
+            if self._broken:
+                raise ReplayError(f"{self.folder}: media cannot be kept since {self._broken}")
+            with self._appending:
+                if self._number != number or self._durable >= wanted:
+                    return  # the pack was ended, durable as a whole, or another thread has synced for this one
+                wanted = self._size
+            self._sync_file(file)
+            self._durable = wanted
 
-    def _sync_content(self, path: Path) -> None:
-        """After all were written: the disk has had time to begin."""
-        file = os.open(path, os.O_RDONLY)
+    def _sync_file(self, file: int) -> None:
         try:
             self._disk.sync(file)
-        finally:
-            self._disk.close(file)
+        except OSError as error:
+            self._broken = f"fdatasync failed: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}; restart to read back what the disk holds") from error
 
-    def _sync_folders(self, folders: Iterable[Path]) -> None:
-        for folder in folders if self._sync else ():
-            self._disk.sync_folder(folder)
+    def _cut_back(self, error: OSError) -> None:
+        try:
+            self._disk.truncate(self._file, self._size)
+        except OSError:
+            self._broken = f"a write and the cut after it failed: {error.strerror}"
+
+    def _begin(self) -> None:
+        """A pack appears whole: its header is durable before its name is."""
+        header = pack_header(self._number, time.time_ns())
+        aside = self.folder / f".aside-{self._number:08d}"
+        try:
+            file = self._disk.create(aside)
+            write_all(self._disk, file, [header])
+            if self._sync:
+                self._disk.sync(file)
+            self._disk.rename(aside, self._path(self._number))
+            if self._sync:
+                self._disk.sync_folder(self.folder)
+        except OSError as error:
+            self._broken = f"a pack could not be started: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}") from error
+        self._file, self._size, self._durable = file, ALIGN, ALIGN
+        self._entries = {}
+
+    def _end(self) -> None:
+        """Sync the pack, write its index and read it like every other from now on."""
+        if self._sync:
+            self._sync_file(self._file)
+        self._ended.append(self._file)
+        self._file = -1
+        self._write_index(self._number, self._size, self._entries)
+        self._number += 1
+        self._entries = {}
+        self.store = PackedMedia(self.folder)
+
+    def _close_ended(self) -> None:
+        """Under the lock of syncs, so that no other thread is syncing one of them."""
+        while self._ended:
+            self._disk.close(self._ended.pop())
+
+    def _adopt(self, pack: Pack) -> None:
+        """A pack that a killed process left: what is whole in it becomes durable, and gets an index."""
+        if self._sync:
+            file = os.open(pack.path, os.O_RDONLY)
+            try:
+                self._sync_file(file)
+            finally:
+                self._disk.close(file)
+        self._write_index(pack.number, len(pack.data), pack.entries())
+
+    def _write_index(self, number: int, num_bytes: int, entries: dict[str, Place]) -> None:
+        path = self._path(number).with_suffix(".index")
+        try:
+            write_whole(self._disk, path, index_of(number, num_bytes, entries), sync=self._sync)
+        except OSError as error:
+            self._broken = f"an index could not be written: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}") from error
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.pack"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.files import evenly
-from common.media import FolderMediaStore, content_digest, pixels_of
+from common.media import MediaSource, content_digest, pixels_of
 from common.types import MediaRef, Query
 
 SIDE, LOW = 64, 16
@@ -51,7 +51,7 @@ class Prints:
 
 
 def prints_of(
-    name: str, queries: Iterable[Query], store: FolderMediaStore, *, drawn: Callable[[int], None] = lambda count: None
+    name: str, queries: Iterable[Query], store: MediaSource, *, drawn: Callable[[int], None] = lambda count: None
 ) -> Prints:
     """The fingerprints of `queries`, whose media are in `store`; each picture is looked at once. drawn: told how many
     queries are done.

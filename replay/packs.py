@@ -1,0 +1,259 @@
+"""Packs: many pictures in one append-only file, by content, and the index that finds them.
+
+A pack is a 64-byte header and entries; an entry is a 64-byte header (length, blake3 of the bytes, their xxh3-64), the
+bytes, and zeros to the next multiple of 64, so pixels can be used where they lie in a memory map. An index beside a
+pack lists its entries by digest; it is derived: without it, or where it does not match, the pack is walked.
+
+    media/00000000.pack …     entries, in the order in which they came
+    media/00000000.index …    written when a pack is ended, or found without one
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from common.errors import MediaError
+from replay.disk import Disk, write_whole
+from replay.frames import ALIGN, Bytes
+from replay.segments import map_file
+
+PACK_FORMAT = 1
+
+_PACK_MAGIC, _ENTRY_MAGIC, _INDEX_MAGIC = b"PXLSMED\n", b"PXME", b"PXLSMIX\n"
+_PACK = struct.Struct("<8sI4xQQ24xQ")
+_ENTRY = struct.Struct("<4s4xQ32sQQ")
+_INDEX = struct.Struct("<8sI4xQQQ16xQ")
+assert _PACK.size == _ENTRY.size == _INDEX.size == ALIGN
+_ROW = np.dtype([("digest", "S32"), ("offset", "<u8"), ("length", "<u8")])
+_HASH_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Of a picture's bytes in a pack."""
+
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Of the entry, padding included."""
+        return self.offset + -(-self.length // ALIGN) * ALIGN
+
+
+def pack_header(index: int, created_ns: int) -> bytes:
+    return _hashed(_PACK.pack(_PACK_MAGIC, PACK_FORMAT, index, created_ns, 0))
+
+
+def entry_header(digest: str, data: Bytes) -> bytes:
+    return _hashed(_ENTRY.pack(_ENTRY_MAGIC, len(data), bytes.fromhex(digest), xxhash.xxh3_64_intdigest(data), 0))
+
+
+def _hashed(header: bytes) -> bytes:
+    """A header whose last 8 bytes are the hash of those before."""
+    return header[:-8] + xxhash.xxh3_64_intdigest(header[:-8]).to_bytes(8, "little")
+
+
+def read_entry(data: Bytes, start: int) -> tuple[str, Place] | None:
+    """Digest and place of the entry whose header is at `start`; None when it does not match its hashes."""
+    raw = data[start : start + ALIGN]
+    if len(raw) < ALIGN or raw[:4] != _ENTRY_MAGIC or _hashed(bytes(raw)) != raw:
+        return None
+    _, length, digest, checksum, _ = _ENTRY.unpack(raw)
+    place = Place(start + ALIGN, length)
+    whole = data[place.offset : place.end]
+    if len(whole) < place.end - place.offset or any(whole[length:]):
+        return None
+    return (digest.hex(), place) if xxhash.xxh3_64_intdigest(whole[:length]) == checksum else None
+
+
+def walk_pack(data: Bytes) -> Iterator[tuple[str, Place]]:
+    """Every whole entry; what lies between (a torn tail, damage) is passed over."""
+    start = ALIGN
+    while start < len(data):
+        found = read_entry(data, start)
+        if found is not None:
+            yield found
+        start = start + ALIGN if found is None else found[1].end
+
+
+def index_of(number: int, num_bytes: int, entries: Mapping[str, Place]) -> bytes:
+    """The index of a pack of `num_bytes`: a header, a row an entry in the order of digests, xxh3-128 of both."""
+    rows = np.array([(bytes.fromhex(d), entries[d].offset, entries[d].length) for d in sorted(entries)], _ROW)
+    whole = _hashed(_INDEX.pack(_INDEX_MAGIC, PACK_FORMAT, number, num_bytes, len(rows), 0)) + rows.tobytes()
+    return whole + xxhash.xxh3_128_digest(whole)
+
+
+class Pack:
+    """A pack that nobody writes any more, or what lies in one so far.
+
+    has_index: whether the index beside it matches; without one the entries are found by a walk and held in memory.
+    Raises MediaError for a file of another format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data = map_file(path)
+        self.created_ns = _created(self.data, path)
+        self._rows: NDArray[np.void] | None = self._read_index()
+        self._walked = {} if self._rows is not None else dict(walk_pack(self.data))
+
+    @property
+    def has_index(self) -> bool:
+        return self._rows is not None
+
+    @property
+    def number(self) -> int:
+        return int(self.path.stem)
+
+    def entries(self) -> dict[str, Place]:
+        if self._rows is None:
+            return self._walked
+        raw = self._rows["digest"].tobytes()
+        return {
+            raw[32 * i : 32 * i + 32].hex(): Place(int(row["offset"]), int(row["length"]))
+            for i, row in enumerate(self._rows)
+        }
+
+    def find(self, digest: str) -> Place | None:
+        if self._rows is None:
+            return self._walked.get(digest)
+        wanted = bytes.fromhex(digest)
+        low, high = 0, len(self._rows)
+        while low < high:
+            middle = (low + high) // 2
+            if self._digest(middle) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self._rows) or self._digest(low) != wanted:
+            return None
+        return Place(int(self._rows[low]["offset"]), int(self._rows[low]["length"]))
+
+    def read(self, digest: str, place: Place) -> memoryview:
+        """The bytes where they lie, checked. Raises MediaError when they are damaged."""
+        found = read_entry(self.data, place.offset - ALIGN)
+        if found != (digest, place):
+            raise MediaError(f"media {digest[:12]}… is damaged in {self.path}")
+        return memoryview(self.data)[place.offset : place.offset + place.length]
+
+    def _digest(self, row: int) -> bytes:
+        assert self._rows is not None
+        start = row * _ROW.itemsize
+        return self._raw[start : start + 32].tobytes()
+
+    def _read_index(self) -> NDArray[np.void] | None:
+        try:
+            whole = map_file(self.path.with_suffix(".index"))
+        except FileNotFoundError:
+            return None
+        body, digest = whole[:-_HASH_BYTES], whole[-_HASH_BYTES:]
+        if len(body) < ALIGN or xxhash.xxh3_128_digest(body) != digest:
+            return None
+        magic, version, number, num_bytes, count, _ = _INDEX.unpack(body[:ALIGN])
+        same = (magic, version, number, num_bytes) == (_INDEX_MAGIC, PACK_FORMAT, self.number, len(self.data))
+        if not same or len(body) != ALIGN + count * _ROW.itemsize:
+            return None
+        self._raw = body[ALIGN:]
+        return np.frombuffer(self._raw, _ROW)
+
+
+def leave_out(path: Path, digests: Set[str], disk: Disk) -> None:
+    """Rewrite the pack at `path` without these pictures, nor anything damaged. A process that is killed leaves the old
+    pack or the new one. Raises OSError as the disk does.
+    """
+    pack = Pack(path)
+    pieces, size, entries = [pack_header(pack.number, pack.created_ns)], ALIGN, dict[str, Place]()
+    for digest, place in sorted(pack.entries().items(), key=lambda item: item[1].offset):
+        if digest not in digests:
+            pieces.append(bytes(pack.data[place.offset - ALIGN : place.end]))
+            entries[digest] = Place(size + ALIGN, place.length)
+            size += len(pieces[-1])
+    index = path.with_suffix(".index")
+    disk.unlink(index)
+    disk.sync_folder(path.parent)
+    write_whole(disk, path, b"".join(pieces))
+    write_whole(disk, index, index_of(pack.number, size, entries))
+
+
+class PackedMedia:
+    """Reads the pictures that a run's replay keeps, by digest; changes nothing. One may look while another writes.
+
+    Also reads folders of single files, `ab/abcdef…`, as earlier versions left them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root = Path(folder)
+        self.packs: list[Pack] = []
+        self._refresh()
+
+    def __contains__(self, digest: str) -> bool:
+        return self._find(digest) is not None or self._single(digest).is_file()
+
+    def get(self, digest: str) -> bytes:
+        """The bytes, checked. Raises MediaError when they are not here or damaged."""
+        return bytes(self.mapped(digest))
+
+    def mapped(self, digest: str) -> memoryview:
+        """The bytes where they lie in a memory map, checked. Raises MediaError as `get` does."""
+        found = self._find(digest)
+        if found is not None:
+            pack, place = found
+            return pack.read(digest, place)
+        try:
+            return map_file(self._single(digest))
+        except FileNotFoundError:
+            raise MediaError(f"media {digest[:12]}… is not in {self.root}") from None
+
+    def digests(self) -> Iterator[str]:
+        """Of everything that is here; a picture that lies in two places comes twice."""
+        self._refresh()
+        for pack in self.packs:
+            yield from pack.entries()
+        yield from (file.name for file in self.root.glob("??/[!.]*"))
+
+    def num_bytes(self) -> int:
+        """Of the files that hold them."""
+        files = (*self.root.glob("[0-9]*.pack"), *self.root.glob("??/[!.]*"))
+        return sum(file.stat().st_size for file in files)
+
+    def _find(self, digest: str) -> tuple[Pack, Place] | None:
+        for fresh in (False, True):
+            if fresh and not self._refresh():
+                break
+            for pack in reversed(self.packs):
+                place = pack.find(digest)
+                if place is not None:
+                    return pack, place
+        return None
+
+    def _single(self, digest: str) -> Path:
+        return self.root / digest[:2] / digest
+
+    def _refresh(self) -> bool:
+        """Take notice of packs that came, grew or went since. Returns whether there were any."""
+        known = {pack.path: pack for pack in self.packs}
+        sizes = {path: path.stat().st_size for path in sorted(self.root.glob("[0-9]*.pack"))}
+        same = {path for path, size in sizes.items() if path in known and len(known[path].data) == size}
+        changed = same != set(sizes) or set(known) != set(sizes)
+        if changed:
+            self.packs = [known[path] if path in same else Pack(path) for path in sizes]
+        return changed
+
+
+def _created(data: Bytes, path: Path) -> int:
+    """Nanoseconds of the wall clock. Damage to a pack's header costs nothing but this: it is 0 then."""
+    raw = bytes(data[:ALIGN])
+    if len(raw) < ALIGN or _hashed(raw) != raw or raw[:8] != _PACK_MAGIC:
+        return 0
+    _, version, _, created_ns, _ = _PACK.unpack(raw)
+    if version != PACK_FORMAT:
+        raise MediaError(f"{path}: written in pack format {version}; this version reads format {PACK_FORMAT}")
+    return int(created_ns)
