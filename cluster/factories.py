@@ -103,7 +103,7 @@ async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, vers
 
 async def build_replay(config: RunConfig, site: Site) -> ReplayBuffer:
     from actors.embedding import ClassicalEmbedder
-    from replay.config import IndexConfig, ReplayConfig
+    from replay.config import Drawing, IndexConfig, ReplayConfig
     from replay.opening import open_replay
 
     encoder = ClassicalEmbedder()
@@ -111,7 +111,7 @@ async def build_replay(config: RunConfig, site: Site) -> ReplayBuffer:
         folder=site.run / "replay",
         live_media=site.media,
         durability=config.durability,
-        in_order=config.phases.deterministic,
+        drawing=Drawing(selector="in_order" if config.phases.deterministic else "fifo", seed=config.seed),
         drop_zero_variance=config.phases.drop_zero_variance,
         index=IndexConfig(encoder=encoder.digest, dimension=encoder.dimension),
     )

@@ -216,6 +216,7 @@ class System(Acting):
         for old in folder.parent.iterdir():
             if old.name != folder.name:
                 shutil.rmtree(old, ignore_errors=True)
+        await self.replay.call(ReplayBuffer.release, phase, step)
 
     async def close(self) -> None:
         """Seal the log, and end the engines and the learner's ranks."""
@@ -254,16 +255,14 @@ def live_folder(run: Path) -> Path:
 
 @asynccontextmanager
 async def open_site(run: Path, model: Path) -> AsyncIterator[Site]:
-    """The run's folders, those in shared memory new and removed at the end; pictures the replay kept are there
-    again."""
+    """The run's folders, those in shared memory new and removed at the end. Pictures that the replay kept come back
+    with the draws that need them.
+    """
     live = live_folder(run)
     shutil.rmtree(live, ignore_errors=True)
     site = Site(run=run, live=live, model=model)
     for folder in (site.media, site.weights):
         folder.mkdir(parents=True)
-    kept = run / "replay" / "media"
-    if kept.is_dir():
-        shutil.copytree(kept, site.media, dirs_exist_ok=True)
     try:
         yield site
     finally:

@@ -34,7 +34,8 @@ from cluster.training import ORDER, PhaseName, Trained, train
 from common.errors import RunFolderError
 from common.types import Clip, Query, Task
 from learner.learner import Learner
-from replay.buffer import ReplayBuffer, ReplayStats
+from replay.buffer import ReplayBuffer
+from replay.stats import ReplayStats
 
 REAL_SECTION, WORLD_SECTION = "Real pictures", "Held-out tasks of the world"
 

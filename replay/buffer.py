@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError, ContractError, Stopped
 from common.schema import RolloutKeys, decode_rollouts, merge_rollouts, rollout_keys
 from common.types import Consensus, Draw, Neighbour
 from replay.commit import Committer
-from replay.config import ReplayConfig
+from replay.config import Drawing, ReplayConfig
 from replay.limiter import Limiter
 from replay.log import Log
-from replay.records import Admit, Advance, Begin, Experience, Kind, Record, Rewind, Settle, Spend, encode
+from replay.records import Admit, Advance, Begin, Experience, Kind, Record, Release, Rewind, Settle, Spend, encode
 from replay.rules import check_admissible, draw_of, is_known, ready, too_old, why_spend
-from replay.selectors import Fifo
-from replay.state import Group, State
+from replay.selectors import selector_of
+from replay.state import FOLD_VERSION, Group, State, default_name
+from replay.stats import ReplayStats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,40 +34,6 @@ if TYPE_CHECKING:
 
     from replay.index import NeighbourIndex
     from replay.media import DurableMedia
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayStats:
-    """A picture of the replay. Rollouts: inserted = live + spent + expired + quarantined + erased, always.
-
-    duplicates: refused since this process started. spent_reasons: rollouts by reason ("drawn" among them). step: the
-    learner's. admitted, returned: groups of this phase. open_groups: those that wait for rollouts or a vote.
-    lost_records, cut_bytes: what opening the log found damaged, and the torn tail that it cut.
-    """
-
-    inserted: int
-    live: int
-    spent: int
-    expired: int
-    quarantined: int
-    erased: int
-    duplicates: int
-    spent_reasons: dict[str, int]
-    phase: str
-    step: int
-    admitted: int
-    returned: int
-    open_groups: int
-    ready_groups: int
-    num_draws: int
-    max_policy_lag_seen: int
-    phase_policy_lag: int
-    num_experiences: int
-    log_bytes: int
-    num_records: int
-    epoch: int
-    lost_records: int
-    cut_bytes: int
 
 
 class ReplayBuffer:
@@ -90,8 +56,8 @@ class ReplayBuffer:
         self._state = state
         self._media = media
         self._index = index
-        self._selector = Fifo(in_order=config.in_order)
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
+        self._snapshot_at = log.num_bytes_trusted + config.snapshot_bytes
         self._changed = asyncio.Condition()
         self._index_turn = asyncio.Lock()
         self._duplicates = 0
@@ -110,14 +76,16 @@ class ReplayBuffer:
         Beginning the phase that is under way is a restored learner's `rewind` to `step`. Raises ConfigError for
         settings that would deadlock, or that differ from those the phase began with.
         """
-        Limiter(groups_per_step=groups_per_step, max_policy_lag=max_policy_lag)
+        drawing = self._config.drawing
+        Limiter(groups_per_step=groups_per_step, max_policy_lag=max_policy_lag, drawing=drawing)
         now = self._state.phase
         if now is not None and now.phase == phase:
-            old = (now.groups_per_step, now.max_policy_lag, now.votes)
-            if old != (groups_per_step, max_policy_lag, votes):
+            old = (now.groups_per_step, now.max_policy_lag, now.votes, self._drawing(now))
+            if old != (groups_per_step, max_policy_lag, votes, drawing):
                 raise ConfigError(
-                    f"phase {phase} began with groups_per_step, max_policy_lag, votes = {old}; this run folder cannot "
-                    f"go on with {(groups_per_step, max_policy_lag, votes)}: use the old values or a new run folder"
+                    f"phase {phase} began with groups_per_step, max_policy_lag, votes, drawing = {old}; this run "
+                    f"folder cannot go on with {(groups_per_step, max_policy_lag, votes, drawing)}: use the old values "
+                    "or a new run folder"
                 )
             return await self.rewind(step, version=version)
         await self._record_and_wake(
@@ -128,6 +96,7 @@ class ReplayBuffer:
                 votes=votes,
                 step=step,
                 version=version,
+                drawing=drawing,
             )
         )
 
@@ -151,9 +120,10 @@ class ReplayBuffer:
                     break
                 await self._changed.wait()
             number = self._state.admitted
-            group_id = group_id or f"{self._phase().phase}/{number}"
+            group_id = group_id or default_name(self._phase().phase, number)
             if group_id in self._state.closed:
-                raise ContractError(f"group {group_id} is over ({self._state.closed[group_id]}); give it another id")
+                why = self._state.why_over(group_id)
+                raise ContractError(f"group {group_id} is over ({why}); give it another id")
             self._record(Admit(number=number, group_id=group_id))
             return number
 
@@ -178,6 +148,7 @@ class ReplayBuffer:
                 sequence, durable = self._committer.put(Kind.ROLLOUT, data)
                 self._state.add(keys, sequence)
                 self._judge(keys.group_id)
+                self._snapshot_if_due()
                 self._changed.notify_all()
         await (self._committer.flush() if durable is None else durable)
         return durable is not None
@@ -188,7 +159,7 @@ class ReplayBuffer:
         """
         if not self._phase().votes:
             raise ContractError(f"phase {self._phase().phase} takes no votes; begin it with votes=True")
-        if consensus.group_id in self._state.closed:
+        if self._state.why_over(consensus.group_id):
             return
         if consensus.group_id not in self._state.groups:
             raise ContractError(f"a vote over group {consensus.group_id}, which was never admitted")
@@ -207,7 +178,8 @@ class ReplayBuffer:
         """Hand out the whole groups for learner step `step`. Waits until enough are complete (and settled, if voting)
         and within the policy lag; `add` and `settle` wake it. Asking again for a step gives the same draw.
 
-        Raises ContractError for a step that is not the next one, Stopped when the buffer closes.
+        Raises ContractError for a step that is not the next one or is no longer remembered, Stopped when the buffer
+        closes.
         """
         async with self._changed:
             while True:
@@ -220,9 +192,10 @@ class ReplayBuffer:
                 chosen = self._choose(step)
                 if chosen is not None:
                     self._record(draw_of(self._state, chosen, step, watermark=self._committer.last_sequence))
+                    self._forget()
                     break
                 await self._changed.wait()
-            drawn, groups = self._state.draws[step], self._state.drawn[step]
+            drawn, groups = self._state.draws[step], self._state.drawn_groups(step)
         await self._committer.flush()
         rollouts = await asyncio.to_thread(self._read, drawn.sequences)
         return Draw(
@@ -246,11 +219,24 @@ class ReplayBuffer:
 
         orphans: also give up groups that lack rollouts or their vote; False when whoever fills them lives on.
         """
-        if not self._phase().step <= step <= self._state.next_step:
-            raise ContractError(
-                f"rewind to step {step}; this phase knows steps {self._phase().step} to {self._state.next_step}"
+        self._phase()
+        if not self._state.floor <= step <= self._state.next_step:
+            raise ConfigError(
+                f"the learner was restored to step {step}; the replay remembers steps {self._state.floor} to "
+                f"{self._state.next_step}: use a later checkpoint, or a new run folder"
             )
         await self._record_and_wake(Rewind(step=step, version=version, orphans=orphans))
+
+    async def release(self, phase: str, step: int) -> None:
+        """The learner has a durable checkpoint of `step` of `phase` and is never restored to an earlier one, so what
+        was drawn before it can be forgotten. Ignored for a phase that is not under way.
+        """
+        now = self._state.phase
+        if now is None or now.phase != phase or step <= self._state.floor:
+            return
+        if step > self._state.next_step:
+            raise ContractError(f"release of step {step}; the next draw is for step {self._state.next_step}")
+        await self._record_and_wake(Release(step=step))
 
     async def remember(
         self,
@@ -278,6 +264,8 @@ class ReplayBuffer:
         )
         self._check()
         sequence, durable = self._committer.put(*encode(experience))
+        self._state.last_experience = sequence
+        self._snapshot_if_due()
         async with self._index_turn:
             await asyncio.to_thread(index.follow, experience, sequence)
         await durable
@@ -298,7 +286,7 @@ class ReplayBuffer:
             spent=sum(state.spent.values()),
             expired=state.expired,
             quarantined=state.quarantined,
-            erased=0,
+            erased=state.erased,
             duplicates=self._duplicates,
             spent_reasons={reason: count for reason, count in sorted(state.spent.items()) if count},
             phase="" if state.phase is None else state.phase.phase,
@@ -316,10 +304,11 @@ class ReplayBuffer:
             epoch=self._log.epoch,
             lost_records=sum(loss.stop_sequence - loss.first_sequence for loss in recovery.losses),
             cut_bytes=recovery.cut_bytes,
+            snapshot_error=self._log.snapshot_error,
         )
 
     async def close(self) -> None:
-        """Make everything durable, save the index, seal the log. Whoever waits gets Stopped."""
+        """Make everything durable, save the index, seal the log behind a snapshot. Whoever waits gets Stopped."""
         if self._closed:
             return
         self._closed = True
@@ -330,7 +319,10 @@ class ReplayBuffer:
                 async with self._index_turn:
                     await asyncio.to_thread(self._index.save)
         finally:
-            await asyncio.to_thread(self._log.close)
+            failed = self._committer.error is not None
+            await asyncio.to_thread(self._log.close, b"" if failed else self._state.pack(), fold=FOLD_VERSION)
+            if self._media is not None:
+                await asyncio.to_thread(self._media.close)
 
     def _judge(self, group_id: str) -> None:
         """Spend a group that is all there and teaches nothing."""
@@ -347,14 +339,35 @@ class ReplayBuffer:
         for record in too_old(self._state, step):
             self._record(record)
         self._changed.notify_all()
-        groups = self._state.groups.values()
-        return self._selector.select(
-            groups, lambda group: ready(self._state, group), count=self._phase().groups_per_step
+        phase, groups = self._phase(), tuple(self._state.groups.values())
+        drawing = self._drawing(phase)
+        if sum(ready(self._state, group) for group in groups) < drawing.min_groups:
+            return None
+        return selector_of(drawing, phase.phase).select(
+            groups, lambda group: ready(self._state, group), count=phase.groups_per_step, step=step
         )
+
+    def _drawing(self, phase: Begin) -> Drawing:
+        """How this phase draws. A log of format 1 does not say whether it draws in order; the configuration does."""
+        if phase.drawing is not None:
+            return phase.drawing
+        return Drawing(selector=self._config.drawing.selector, seed=self._config.drawing.seed)
+
+    def _forget(self) -> None:
+        """Keep the last `keep_draws` draws."""
+        while len(self._state.draws) > self._config.keep_draws:
+            self._record(Release(step=next(iter(self._state.draws)) + 1))
+
+    def _snapshot_if_due(self) -> None:
+        """Called where the state has followed every record that was put."""
+        if self._committer.num_bytes >= self._snapshot_at:
+            self._snapshot_at = self._committer.num_bytes + self._config.snapshot_bytes
+            self._committer.put_snapshot(self._state.pack(), fold=FOLD_VERSION)
 
     def _record(self, record: Record) -> asyncio.Future[None]:
         _, durable = self._committer.put(*encode(record))
         self._state.apply(record)
+        self._snapshot_if_due()
         return durable
 
     async def _record_and_wake(self, record: Record) -> None:

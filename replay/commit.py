@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from common.errors import ReplayError
 from replay.config import Durability
+from replay.frames import ALIGN
 from replay.log import Log
 
 
@@ -24,8 +25,17 @@ class _Item:
     durable: asyncio.Future[None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """Of everything put before it."""
+
+    state: bytes
+    fold: int
+
+
 class Committer:
-    """The only caller of `log.append` and `log.commit`. Lives on one event loop; the disk is waited for elsewhere.
+    """The only caller of `log.append`, `log.commit` and `log.checkpoint`. Lives on one event loop; the disk is waited
+    for elsewhere.
 
     on_failure: called once, on the loop, after a write or a sync failed.
     """
@@ -35,12 +45,13 @@ class Committer:
         self._durability = durability
         self._on_failure = on_failure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replay-log")
-        self._pending: list[_Item] = []
+        self._pending: list[_Item | _Snapshot] = []
         self._pending_bytes = 0
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._last: asyncio.Future[None] | None = None
         self._next = log.next_sequence
+        self.num_bytes = log.num_bytes
         self.error: ReplayError | None = None
 
     @property
@@ -56,13 +67,23 @@ class Committer:
         durable.add_done_callback(_heard)
         self._pending.append(_Item(kind, body, durable))
         self._pending_bytes += len(body)
+        self.num_bytes += ALIGN + len(body)
         if self._pending_bytes >= self._durability.group_bytes:
             self._full.set()
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        self._start()
         self._next += 1
         self._last = durable
         return self._next - 1, durable
+
+    def put_snapshot(self, state: bytes, *, fold: int) -> None:
+        """Keep `state`, the fold of everything put so far. Nobody waits for it: without it, opening takes longer."""
+        if self.error is None:
+            self._pending.append(_Snapshot(state, fold))
+            self._start()
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def flush(self) -> None:
         """Wait until everything put so far is durable. Raises ReplayError after a failure."""
@@ -75,6 +96,8 @@ class Committer:
         """Write what is pending; then the thread ends. The log stays open."""
         try:
             await self.flush()
+            if self._task is not None:
+                await self._task
         finally:
             self._thread.shutdown()
 
@@ -90,7 +113,7 @@ class Committer:
                 self.error = error
                 batch, self._pending = batch + self._pending, []
             for item in batch:
-                if item.durable.done():
+                if isinstance(item, _Snapshot) or item.durable.done():
                     continue
                 if self.error is None:
                     item.durable.set_result(None)
@@ -105,8 +128,11 @@ class Committer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), self._durability.group_ms / 1000)
 
-    def _write(self, batch: list[_Item]) -> None:
+    def _write(self, batch: list[_Item | _Snapshot]) -> None:
         for item in batch:
+            if isinstance(item, _Snapshot):
+                self._log.checkpoint(item.state, fold=item.fold)
+                continue
             self._log.append(item.kind, item.body)
             if self._durability.mode == "always":
                 self._log.commit()

@@ -3,7 +3,8 @@
 The last two frames of a sealed segment are the footer and the seal. The seal is 64 bytes, so it is found from the
 file's size; it carries the next sequence number, so the number of records and with it the place of the footer follow.
 The footer's body is one entry a sequence number: the byte of the frame and its chain, two 64-bit numbers, (0, 0) for a
-record that is not in the segment. The chain of the last entry, of the footer and of the seal must link.
+record that is not in the segment. The chain of the last entry, of the footer and of the seal must link. The footer of a
+segment that was rewritten ends with the header of the footer before it (replay/tombstones).
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.frames import ALIGN, FOOTER, SEAL, Bytes, SegmentHeader, body_of, next_chain, unpack_frame
+from replay.frames import (
+    ALIGN,
+    FOOTER,
+    REWRITTEN_FOOTER,
+    SEAL,
+    Bytes,
+    SegmentHeader,
+    body_of,
+    links,
+    next_chain,
+    unpack_frame,
+)
 
 ENTRY_BYTES = 16
 
@@ -40,17 +52,20 @@ def read_footer(data: Bytes, header: SegmentHeader) -> Footer | None:
     seal = unpack_frame(data, place) if place >= ALIGN else None
     if seal is None or seal.kind != SEAL or seal.sequence < header.first_sequence:
         return None
-    length = ENTRY_BYTES * (seal.sequence - header.first_sequence)
-    start = place - ALIGN - -(-length // ALIGN) * ALIGN
-    footer = unpack_frame(data, start) if start >= ALIGN else None
-    if footer is None or (footer.kind, footer.length, footer.sequence) != (FOOTER, length, seal.sequence):
+    num_records = seal.sequence - header.first_sequence
+    for kind, length in ((FOOTER, ENTRY_BYTES * num_records), (REWRITTEN_FOOTER, ENTRY_BYTES * num_records + ALIGN)):
+        start = place - ALIGN - -(-length // ALIGN) * ALIGN
+        footer = unpack_frame(data, start) if start >= ALIGN else None
+        if footer is not None and (footer.kind, footer.length, footer.sequence) == (kind, length, seal.sequence):
+            break
+    else:
         return None
     body = body_of(data, start, footer)
     if body is None or seal.chain != next_chain(footer.chain, data[place:]):
         return None
-    chains = np.frombuffer(body, "<u8")[1::2]
+    chains = np.frombuffer(body[: ENTRY_BYTES * num_records], "<u8")[1::2]
     before = int(chains[chains != 0][-1]) if chains.any() else header.chain
-    if footer.chain != next_chain(before, data[start : start + ALIGN]):
+    if not links(before, data, start, footer):
         return None
     return Footer(start=start, stop_sequence=seal.sequence, chain=seal.chain)
 
@@ -58,8 +73,9 @@ def read_footer(data: Bytes, header: SegmentHeader) -> Footer | None:
 def footer_offsets(data: Bytes, start: int) -> NDArray[np.uint64]:
     """The byte of every record, 0 where there is none, from the footer's frame at `start`."""
     header = unpack_frame(data, start)
-    assert header is not None and header.kind == FOOTER, start
-    return np.frombuffer(data[start + ALIGN : start + ALIGN + header.length], "<u8")[::2]
+    assert header is not None and header.kind in (FOOTER, REWRITTEN_FOOTER), start
+    length = header.length - (ALIGN if header.kind == REWRITTEN_FOOTER else 0)
+    return np.frombuffer(data[start + ALIGN : start + ALIGN + length], "<u8")[::2]
 
 
 def read_offset(file: int, start: int, place: int) -> int:

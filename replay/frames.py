@@ -25,7 +25,15 @@ SEAL = 0
 """Kind of the frame that ends a segment on purpose. It has no body and uses up no sequence number."""
 FOOTER = 0xFFFF
 """Kind of the frame before the seal (replay/footer). It uses up no sequence number."""
-MARKS = (SEAL, FOOTER)
+REWRITTEN_FOOTER = 0xFFFD
+"""Kind of the footer of a segment that was rewritten without some records; it stands in for the footer before."""
+TOMBSTONE = 0xFFFE
+"""Kind of the frame that stands in for a record that was erased; it has its sequence number."""
+MARKS = (SEAL, FOOTER, REWRITTEN_FOOTER)
+STAND_INS = (TOMBSTONE, REWRITTEN_FOOTER)
+"""Their bodies end with the 64-byte header of the frame that they stand in for, and their chain is its chain, so what
+comes after still links and nobody can drop a record unseen.
+"""
 
 _SEGMENT_MAGIC = b"PXLSLOG\n"
 _FRAME_MAGIC = b"PXFR"
@@ -68,9 +76,7 @@ class SegmentHeader:
                 f"{name}: written in log format {version}, schema {schema}; this version reads formats 1 to "
                 f"{FORMAT_VERSION}, schema {SCHEMA_VERSION}: use the version that wrote it, or another run folder"
             )
-        return cls(
-            index=index, epoch=epoch, first_sequence=first, chain=chain, created_ns=created_ns, version=version
-        )
+        return cls(index=index, epoch=epoch, first_sequence=first, chain=chain, created_ns=created_ns, version=version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,32 @@ def pack_frame(kind: int, sequence: int, num_durable: int, body: Bytes, chain: i
     chain = next_chain(chain, head)
     head += chain.to_bytes(8, "little")
     return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little"), bytes(-len(body) % ALIGN), chain
+
+
+def pack_stand_in(kind: int, body: Bytes, original: Bytes) -> bytes:
+    """The whole frame that takes the place of the one with the header `original`."""
+    header = unpack_frame(original, 0)
+    assert header is not None and kind in STAND_INS
+    whole = bytes(body) + bytes(original)
+    digest = xxhash.xxh3_128_digest(whole)
+    head = _FRAME.pack(_FRAME_MAGIC, kind, header.sequence, header.num_durable, len(whole), digest, header.chain, 0)[
+        :-8
+    ]
+    return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little") + whole + bytes(-len(whole) % ALIGN)
+
+
+def original_of(data: Bytes, offset: int, header: FrameHeader) -> Bytes:
+    """The 64 bytes of the header that counts in the chain: the frame's own, or the one that it stands in for."""
+    start = offset + header.length if header.kind in STAND_INS else offset
+    return data[start : start + ALIGN]
+
+
+def links(chain: int, data: Bytes, offset: int, header: FrameHeader) -> bool:
+    """Whether the frame at `offset` follows one with this chain."""
+    original = original_of(data, offset, header)
+    held = unpack_frame(original, 0)
+    same = held is not None and (held.sequence, held.chain) == (header.sequence, header.chain)
+    return same and header.chain == next_chain(chain, original)
 
 
 def next_chain(chain: int, head: Bytes) -> int:
@@ -170,7 +202,7 @@ def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
             known, offset = False, stop
             continue
         must_link = known and header.sequence == found.next_sequence
-        linked = not must_link or header.chain == next_chain(found.chain, data[offset : offset + ALIGN])
+        linked = not must_link or links(found.chain, data, offset, header)
         if linked and body_of(data, offset, header) is not None:
             if header.sequence > found.next_sequence:
                 _note(found, offset, offset, header.sequence)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,17 +51,20 @@ def exact_nearest(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a saved index is. sequence: of the last log record it holds. file_digest: blake3 of the FAISS file."""
+    """What a saved index is. sequence: of the last log record it holds. file_digest, entries_digest: blake3 of the
+    FAISS file and of the entries beside it.
+    """
 
     encoder: str
     dimension: int
     sequence: int
     num_entries: int
     file_digest: str
+    entries_digest: str
 
 
 class NeighbourIndex:
-    """Entries by log sequence number. `follow` every experience of the log, in order, before `nearest`.
+    """Entries by log sequence number. `follow` every experience after record `sequence`, in order, before `nearest`.
 
     One thread at a time. sequence: the last record held (−1 for none); `loaded` was read from disk, not rebuilt.
     """
@@ -88,20 +92,25 @@ class NeighbourIndex:
         """Take record `sequence` of the log. Vectors of another encoder are left out; one held already is not added."""
         if experience.encoder != self.encoder:
             return
-        self._entries[sequence] = Neighbour(
-            query_id=experience.query_id,
-            similarity=0.0,
-            family=experience.family,
-            chain=experience.chain,
-            answer=experience.answer,
-            confidence=experience.confidence,
-            sequence=sequence,
+        self._enter(
+            Neighbour(
+                query_id=experience.query_id,
+                similarity=0.0,
+                family=experience.family,
+                chain=experience.chain,
+                answer=experience.answer,
+                confidence=experience.confidence,
+                sequence=sequence,
+            )
         )
-        self._latest[experience.query_id] = sequence
         if sequence > self.sequence:
             vector = unit_vector(np.frombuffer(experience.vector, np.dtype("<f4")), self.dimension)
             self._index.add_with_ids(vector[None], np.array([sequence], np.int64))
             self.sequence = sequence
+
+    def _enter(self, entry: Neighbour) -> None:
+        self._entries[entry.sequence] = entry
+        self._latest[entry.query_id] = entry.sequence
 
     def nearest(self, vector: NDArray[np.float32], k: int, *, exclude_query: str = "") -> list[Neighbour]:
         """At most k neighbours, most similar first, none of them of `exclude_query`. A query that was remembered more
@@ -121,18 +130,21 @@ class NeighbourIndex:
         return sorted(found, key=lambda n: (-n.similarity, n.sequence))[:k]
 
     def save(self) -> None:
-        """Write the FAISS file, then the manifest that vouches for it; each appears whole."""
+        """Write the FAISS file and the entries, then the manifest that vouches for both; each appears whole."""
         self._disk.make_folder(self._folder)
         data = self._faiss.serialize_index(self._index).tobytes()
+        entries = msgspec.json.encode(list(self._entries.values()))
         manifest = Manifest(
             encoder=self.encoder,
             dimension=self.dimension,
             sequence=self.sequence,
             num_entries=len(self),
             file_digest=content_digest(data),
+            entries_digest=content_digest(entries),
         )
         fields = {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
         write_whole(self._disk, self._folder / "flat.faiss", data)
+        write_whole(self._disk, self._folder / "entries.json", entries)
         write_whole(self._disk, self._folder / "manifest.json", json.dumps(fields, indent=1).encode())
 
     def _load(self) -> None:
@@ -140,14 +152,18 @@ class NeighbourIndex:
         try:
             manifest = Manifest(**json.loads((self._folder / "manifest.json").read_bytes()))
             data = (self._folder / "flat.faiss").read_bytes()
+            entries = (self._folder / "entries.json").read_bytes()
         except (FileNotFoundError, ValueError, TypeError):
             return
         same = (manifest.encoder, manifest.dimension) == (self.encoder, self.dimension)
-        if not same or content_digest(data) != manifest.file_digest:
+        held = (content_digest(data), content_digest(entries))
+        if not same or held != (manifest.file_digest, manifest.entries_digest):
             return
         index = self._faiss.deserialize_index(np.frombuffer(data, np.uint8))
         if (index.d, index.ntotal) == (self.dimension, manifest.num_entries):
             self._index, self.sequence = index, manifest.sequence
+            for entry in msgspec.json.decode(entries, type=list[Neighbour]):
+                self._enter(entry)
 
     def reset(self) -> None:
         """Forget everything, to be rebuilt from the log (a saved index that is ahead of the log, say)."""

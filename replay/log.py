@@ -25,7 +25,18 @@ from pathlib import Path
 from common.errors import LogDamaged, LogLocked, ReplayError
 from replay.disk import Disk, write_all
 from replay.footer import pack_footer, read_offset
-from replay.frames import ALIGN, FOOTER, SEAL, Bytes, SegmentHeader, body_of, pack_frame, unpack_frame
+from replay.frames import (
+    ALIGN,
+    FOOTER,
+    REWRITTEN_FOOTER,
+    SEAL,
+    TOMBSTONE,
+    Bytes,
+    SegmentHeader,
+    body_of,
+    pack_frame,
+    unpack_frame,
+)
 from replay.segments import Frame, Loss, Segment, frames_of, map_file, offsets_of, read_segments
 from replay.snapshot import Position, Snapshot, Trust, find_snapshot, write_snapshot
 
@@ -49,8 +60,9 @@ class Log:
     fold: version of the fold whose snapshots are of use; None walks every byte and uses none. A segment is ended at
     `segment_bytes`, or at the first record after `segment_age_s` seconds (0: at no age).
 
-    recovery: what opening found. snapshot: the one that was trusted. epoch: number of this writer. Raises LogLocked
-    when another writer is alive, RunFolderError when the folder is of another format.
+    recovery: what opening found. snapshot: the one that was trusted; num_bytes_trusted: of the log
+    before it. epoch: number of this writer. Raises LogLocked when another writer is alive, RunFolderError when the
+    folder is of another format.
     """
 
     def __init__(
@@ -67,6 +79,9 @@ class Log:
         self._segment_age_s = segment_age_s
         self._disk = disk or Disk()
         self._broken = ""
+        self.snapshot_error = ""
+        self._size = 0
+        self._entries = array("Q")
         self._disk.make_folder(self.folder)
         self._lock = _lock(self.folder / "lock")
         with contextlib.ExitStack() as stack:
@@ -102,6 +117,7 @@ class Log:
         self._walked: tuple[str, Sequence[int]] = ("", ())
         self._index = contents.next_index
         self._old_bytes = sum(segment.num_bytes for segment in self._segments)
+        self.num_bytes_trusted = sum(segment.num_bytes for segment in self._segments[: contents.num_trusted])
         self._start_segment()
 
     def _cut(self, path: Path, size: int) -> None:
@@ -122,7 +138,7 @@ class Log:
         When the disk refuses the write, the log is cut back to the record before and ReplayError says why; the caller
         may try again.
         """
-        assert SEAL < kind < FOOTER, kind
+        assert SEAL < kind < REWRITTEN_FOOTER, kind
         self._check()
         if self._size > ALIGN and (self._size + ALIGN + len(body) > self._segment_bytes or self._is_old()):
             self._roll()
@@ -142,7 +158,7 @@ class Log:
 
     def checkpoint(self, state: bytes, *, fold: int) -> None:
         """End the segment and keep `state`, the fold of everything appended, as a snapshot. Raises ReplayError when
-        the log fails, OSError when only the snapshot does: the log is whole then.
+        the log fails. When only the snapshot does, the log is whole and `snapshot_error` says why.
         """
         self._check()
         if self._size > ALIGN:
@@ -159,6 +175,8 @@ class Log:
             if header is not None and header.sequence == sequence:
                 whole = bytes(ALIGN) + os.pread(file.fileno(), header.size - ALIGN, offset + ALIGN)
                 body = body_of(memoryview(whole), 0, header)
+                if body is not None and header.kind == TOMBSTONE:
+                    raise LogDamaged(f"{self.folder}: record {sequence} was erased")
                 if body is not None:
                     return Frame(kind=header.kind, sequence=sequence, body=bytes(body))
         raise LogDamaged(f"{path}: record {sequence} at byte {offset} does not match its hash")
@@ -198,7 +216,7 @@ class Log:
 
     def close(self, state: bytes = b"", *, fold: int = 0) -> None:
         """Seal the segment, make everything durable and let the next writer in. state: the fold of everything
-        appended, kept as a snapshot if there is one. Raises as `checkpoint` does.
+        appended, kept as a snapshot if there is one.
         """
         if self._lock < 0:
             return
@@ -221,7 +239,11 @@ class Log:
             segments=tuple(self._segments),
             losses=self.recovery.losses,
         )
-        write_snapshot(self.folder, Snapshot(position=position, fold=fold, state=state), self._disk)
+        try:
+            write_snapshot(self.folder, Snapshot(position=position, fold=fold, state=state), self._disk)
+            self.snapshot_error = ""
+        except OSError as error:
+            self.snapshot_error = f"{error.strerror}"
 
     def _check(self) -> None:
         if self._lock < 0:

@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from common.media import FolderMediaStore
-from common.schema import rollout_keys
 from replay.buffer import ReplayBuffer
 from replay.config import ReplayConfig
+from replay.erasure import finish_erasure
+from replay.folding import fold
 from replay.index import NeighbourIndex
 from replay.log import Log
 from replay.media import DurableMedia
 from replay.records import Experience, Kind, decode
-from replay.state import State
+from replay.state import FOLD_VERSION, State
 
 
-def open_replay(config: ReplayConfig) -> ReplayBuffer:
-    """The buffer of `config.folder`, as its log left it. Raises LogLocked when somebody else writes it, RunFolderError
-    when it is of another version.
+def open_replay(config: ReplayConfig, *, verify: bool = False) -> ReplayBuffer:
+    """The buffer of `config.folder`, as its log left it; an erasure that was cut short is finished first. Raises
+    LogLocked when somebody else writes it, RunFolderError when it is of another version.
+
+    verify: walk and fold the whole log, whatever a snapshot says.
     """
-    log = Log(config.folder / "log", segment_bytes=config.segment_bytes)
+    log, state = _open_log(config, verify)
+    if state.erasing is not None:
+        log.close()
+        finish_erasure(config.folder)
+        log, state = _open_log(config, verify)
     index = None
     if config.index is not None:
         index = NeighbourIndex(config.folder / "index", encoder=config.index.encoder, dimension=config.index.dimension)
     media = None
     if config.live_media is not None:
         live = FolderMediaStore(config.live_media)
-        media = DurableMedia(config.folder / "media", live=live, sync=config.durability.mode != "os")
-    return ReplayBuffer(config, log=log, state=fold(log, index), media=media, index=index)
+        media = DurableMedia(
+            config.folder / "media",
+            live=live,
+            sync=config.durability.mode != "os",
+            pack_bytes=config.pack_bytes,
+        )
+    if index is not None:
+        catch_up(index, log, last=state.last_experience)
+    return ReplayBuffer(config, log=log, state=state, media=media, index=index)
 
 
-def fold(log: Log, index: NeighbourIndex | None = None) -> State:
-    """The state after every record of `log`; `index` follows it, rebuilt when it holds what the log does not."""
-    state = State()
-    if index is not None and index.sequence >= log.next_sequence:
+def _open_log(config: ReplayConfig, verify: bool) -> tuple[Log, State]:
+    log = Log(
+        config.folder / "log",
+        segment_bytes=config.segment_bytes,
+        segment_age_s=config.segment_age_s,
+        fold=None if verify else FOLD_VERSION,
+    )
+    return log, fold(log)
+
+
+def catch_up(index: NeighbourIndex, log: Log, *, last: int) -> None:
+    """Let the index follow the experiences of the log up to record `last`; all of them where it does not agree."""
+    if index.sequence > last:
         index.reset()
-    for frame in log.frames():
-        if frame.kind == Kind.ROLLOUT:
-            state.add(rollout_keys(bytes(frame.body))[0], frame.sequence)
-            continue
+    for frame in _experiences(log, after=index.sequence) if index.sequence < last else ():
+        index.follow(*frame)
+    if len(index) != index.num_entries:
+        index.reset()
+        for frame in _experiences(log, after=-1):
+            index.follow(*frame)
+
+
+def _experiences(log: Log, *, after: int) -> Iterator[tuple[Experience, int]]:
+    for frame in log.frames(after + 1, kinds=frozenset({Kind.EXPERIENCE})):
         record = decode(frame.kind, bytes(frame.body))
-        if not isinstance(record, Experience):
-            state.apply(record)
-        elif index is not None:
-            index.follow(record, frame.sequence)
-    state.lose(sum(loss.kinds.count(Kind.ROLLOUT) for loss in log.recovery.losses))
-    if index is not None and len(index) != index.num_entries:
-        index.reset()
-        for frame in log.frames():
-            if frame.kind == Kind.EXPERIENCE:
-                record = decode(frame.kind, bytes(frame.body))
-                assert isinstance(record, Experience)
-                index.follow(record, frame.sequence)
-    return state
+        assert isinstance(record, Experience)
+        yield record, frame.sequence

@@ -14,6 +14,7 @@ import msgspec
 
 from common.errors import ContractError
 from common.types import Consensus
+from replay.config import Drawing
 from replay.frames import Bytes
 
 
@@ -30,6 +31,9 @@ class Kind(IntEnum):
     ADVANCE = 8
     REWIND = 9
     EXPERIENCE = 10
+    RELEASE = 11
+    ERASE = 12
+    ERASED = 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,8 @@ class Begin:
     """A phase begins: counters start at 0, and what the phase before left undrawn is spent ("phase_over").
 
     step: the learner's step now, the first it will draw for. version: the policy version it has published.
-    votes: a group must be settled by a consensus before it is drawn.
+    votes: a group must be settled by a consensus before it is drawn. drawing: how draws choose; None in logs of
+    format 1, where it was not recorded and every group was drawn once.
     """
 
     phase: str
@@ -46,6 +51,7 @@ class Begin:
     votes: bool
     step: int
     version: int
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +136,40 @@ class Experience:
     vector: bytes
 
 
-Record: TypeAlias = Begin | Admit | Settle | Spend | Expire | Drawn | Advance | Rewind | Experience
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The learner is never restored to a step before `step`: earlier draws can be forgotten."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erase:
+    """A source is being erased: these records go, and these pictures unless another rollout shows them.
+
+    source: blake3 of its name, so that the log need not say it. group_ids: of its rollouts. sequences: of everything
+    that says something of it (rollouts, votes over their groups, experiences); num_rollouts of them are rollouts.
+    """
+
+    source: str
+    group_ids: tuple[str, ...]
+    sequences: tuple[int, ...]
+    num_rollouts: int
+    media: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What the Erase before it asked for is done: tombstones stand in for the records."""
+
+    group_ids: tuple[str, ...]
+    sequences: tuple[int, ...]
+    num_rollouts: int
+
+
+Record: TypeAlias = (
+    Begin | Admit | Settle | Spend | Expire | Drawn | Advance | Rewind | Experience | Release | Erase | Erased
+)
 
 _TYPES: dict[Kind, type[Record]] = {
     Kind.BEGIN: Begin,
@@ -142,6 +181,9 @@ _TYPES: dict[Kind, type[Record]] = {
     Kind.ADVANCE: Advance,
     Kind.REWIND: Rewind,
     Kind.EXPERIENCE: Experience,
+    Kind.RELEASE: Release,
+    Kind.ERASE: Erase,
+    Kind.ERASED: Erased,
 }
 _KINDS = {held: kind for kind, held in _TYPES.items()}
 

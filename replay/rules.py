@@ -16,8 +16,8 @@ from replay.state import Group, State
 
 def ready(state: State, group: Group) -> bool:
     """All its rollouts are here and, in a phase that votes, so is the vote."""
-    assert state.phase is not None
-    return group.complete and (not state.phase.votes or group.consensus is not None)
+    votes = state.phase is not None and state.phase.votes
+    return group.complete and (not votes or group.consensus is not None)
 
 
 def why_spend(state: State, group: Group, *, drop_zero_variance: bool) -> str:
@@ -77,7 +77,7 @@ def check_admissible(state: State, keys: RolloutKeys, *, drop_zero_variance: boo
     assert state.phase is not None
     group = state.groups.get(keys.group_id)
     if group is None:
-        if keys.phase == state.phase.phase and keys.group_id not in state.closed:
+        if keys.phase == state.phase.phase and not state.why_over(keys.group_id):
             raise ContractError(f"rollout {keys.rollout_id}: group {keys.group_id} was never admitted")
         return
     if group.size not in (0, keys.group_size) or group.complete:

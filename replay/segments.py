@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import LogDamaged
 from replay.footer import footer_offsets, read_footer
-from replay.frames import ALIGN, Bytes, Hole, Scan, SegmentHeader, body_of, scan, unpack_frame
+from replay.frames import ALIGN, TOMBSTONE, Bytes, Hole, Scan, SegmentHeader, body_of, scan, unpack_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,8 @@ def read_frames(folder: Path) -> Iterator[Frame]:
 def frames_of(
     folder: Path, segment: Segment, *, first_sequence: int = 0, kinds: frozenset[int] = frozenset()
 ) -> Iterator[Frame]:
-    """The records of one segment from `first_sequence` on, only those of `kinds` if any are given, checked.
+    """The records of one segment from `first_sequence` on, only those of `kinds` if any are given, checked. An erased
+    one comes only when TOMBSTONE is among the kinds; its body is the header that it had.
 
     Bodies are views of the memory map, nothing copied. Raises LogDamaged for one that no longer matches.
     """
@@ -176,7 +177,7 @@ def frames_of(
         if not offset or sequence < first_sequence:
             continue
         header = unpack_frame(data, int(offset))
-        if header is not None and kinds and header.kind not in kinds:
+        if header is not None and (header.kind not in kinds if kinds else header.kind == TOMBSTONE):
             continue
         body = None if header is None else body_of(data, int(offset), header)
         if header is None or body is None or header.sequence != sequence:
@@ -200,7 +201,7 @@ def offsets_of(data: Bytes, segment: Segment) -> Sequence[int]:
 
 
 def segment_paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.segment"))
+    return sorted(folder.glob("[0-9]*.segment"))
 
 
 def map_file(path: Path) -> memoryview:

@@ -105,4 +105,4 @@ def write_snapshot(folder: Path, snapshot: Snapshot, disk: Disk) -> None:
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    return iter(sorted(folder.glob("*.snapshot"), reverse=True))
+    return iter(sorted(folder.glob("[0-9]*.snapshot"), reverse=True))

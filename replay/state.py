@@ -4,20 +4,32 @@
 it with every record that it writes, and opening calls it with every record that it reads. Decisions (which groups are
 drawn, dropped, expired) are taken in replay/buffer and arrive here as records.
 
-Law: inserted = live + spent + expired + quarantined, in rollouts.
+Law: inserted = live + spent + expired + quarantined + erased, in rollouts.
+
+What is kept, and what bounds it: groups under way (the limiter: at most B that were never drawn, and those drawn less
+than max_reuse times that are within the lag); the last draws, their groups, and the names of the groups that closed
+since (ReplayConfig.keep_draws, or `Release`); versions within the lag of those; a few numbers a producer
+(replay/seen); and counters.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from common.schema import RolloutKeys
 from common.types import Consensus
+from replay.config import Drawing
 from replay.limiter import Limiter
-from replay.records import Admit, Advance, Begin, Drawn, Expire, Record, Rewind, Settle, Spend
+from replay.records import Admit, Advance, Begin, Drawn, Erase, Erased, Expire, Record, Release, Rewind, Settle, Spend
+from replay.seen import Producers
 
+FOLD_VERSION = 1
+"""Raised with every change to what `State` holds or how it folds; a snapshot of another one is not used."""
 DRAWN = "drawn"
+MAX_REASONS = 64
+"""Reasons that spent rollouts are counted by; what comes after as many is counted as "other"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +45,17 @@ class Member:
 
 @dataclass(slots=True, kw_only=True)
 class Group:
-    """number: order of admission in the phase. size: how many rollouts it waits for; 0 before the first came."""
+    """number: order of admission in the phase. size: how many rollouts it waits for; 0 before the first came.
+
+    draws: the steps that it was drawn for.
+    """
 
     number: int
     group_id: str
     size: int = 0
     members: list[Member] = field(default_factory=list)
     consensus: Consensus | None = None
+    draws: list[int] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -51,48 +67,56 @@ class Group:
         return sorted((m for m in self.members if not m.quarantined), key=lambda m: (len(m.rollout_id), m.rollout_id))
 
 
-@dataclass(slots=True)
-class Seen:
-    """Sequence numbers seen of one producer's epoch: all below `below`, and `above`. Small when numbers run from 0."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """Why a group is over, and the step whose draw came next when it ended."""
 
-    below: int = 0
-    above: set[int] = field(default_factory=set)
-
-    def __contains__(self, sequence: int) -> bool:
-        return sequence < self.below or sequence in self.above
-
-    def add(self, sequence: int) -> None:
-        self.above.add(sequence)
-        while self.below in self.above:
-            self.above.remove(self.below)
-            self.below += 1
+    reason: str
+    step: int
 
 
 @dataclass(slots=True)
 class State:
     """phase: the record that began it, or None. step: the learner's. versions: version → the step it was published at.
 
-    groups: undrawn ones, in the order of their numbers. closed: the others of this phase → why. draws and drawn: the
-    record and the groups of every drawn step of this phase, so that a draw can be repeated or taken back.
-    inserted, spent (by reason), expired, quarantined: rollouts.
+    groups: those that may still be drawn, in the order of their numbers. closed: the others of this phase that are
+    remembered. draws: the record of every drawn step since `floor`, so that a draw can be repeated or taken back; used:
+    their groups that may not be drawn again. num_drawn: groups drawn at least once in this phase. fresh: step → how
+    many of its groups were drawn for the first time. forgotten: groups of names of their own that are not remembered.
+    last_experience: record of the last one, −1 for none. erasing: an erasure that was begun and not finished. inserted,
+    spent (by reason), expired, quarantined, erased: rollouts.
     """
 
     phase: Begin | None = None
     step: int = 0
+    floor: int = 0
     admitted: int = 0
     returned: int = 0
+    num_drawn: int = 0
+    forgotten: int = 0
     versions: dict[int, int] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
-    closed: dict[str, str] = field(default_factory=dict)
+    closed: dict[str, Closed] = field(default_factory=dict)
     draws: dict[int, Drawn] = field(default_factory=dict)
-    drawn: dict[int, list[Group]] = field(default_factory=dict)
-    seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
+    fresh: dict[int, int] = field(default_factory=dict)
+    used: dict[str, Group] = field(default_factory=dict)
+    producers: Producers = field(default_factory=Producers)
+    last_experience: int = -1
     inserted: int = 0
-    spent: Counter[str] = field(default_factory=Counter)
+    spent: dict[str, int] = field(default_factory=dict)
     expired: int = 0
     quarantined: int = 0
+    erased: int = 0
+    erasing: Erase | None = None
     num_draws: int = 0
     max_policy_lag_seen: int = 0
+
+    def pack(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> State:
+        return msgspec.json.decode(data, type=cls)
 
     @property
     def live(self) -> int:
@@ -101,23 +125,49 @@ class State:
     @property
     def next_step(self) -> int:
         """The step that the next draw is for."""
-        assert self.phase is not None
-        return max(self.draws) + 1 if self.draws else self.phase.step
+        return max(self.draws) + 1 if self.draws else self.floor
 
     def limiter(self) -> Limiter:
         assert self.phase is not None
-        return Limiter(groups_per_step=self.phase.groups_per_step, max_policy_lag=self.phase.max_policy_lag)
+        return Limiter(
+            groups_per_step=self.phase.groups_per_step,
+            max_policy_lag=self.phase.max_policy_lag,
+            drawing=self.phase.drawing or Drawing(),
+        )
 
     def may_admit(self) -> bool:
-        assert self.phase is not None
-        done = self.step - self.phase.step
-        return self.limiter().may_start(self.admitted, step=done, returned=self.returned)
+        """The limiter's inequality, now. A draw counts when the learner is done with it."""
+        drawn = self.num_drawn
+        for step in reversed(self.fresh):
+            if step < self.step:
+                break
+            drawn -= self.fresh[step]
+        return self.limiter().may_start(self.admitted, drawn=drawn, returned=self.returned)
+
+    def drawn_groups(self, step: int) -> list[Group]:
+        """The groups of the draw for `step` that are remembered, in its order."""
+        found = (self.used.get(name) or self.groups.get(name) for name in self.draws[step].group_ids)
+        return [group for group in found if group is not None]
 
     def lag(self, group: Group, step: int) -> int | None:
-        """Learner steps from the group's oldest version to `step`; None when that version is older than the phase."""
+        """Learner steps from the group's oldest version to `step`; None when that version is older than the phase, or
+        than the lag of every draw that is remembered.
+        """
         oldest = min(m.oldest_version for m in group.usable if m.oldest_version is not None)
         published = [at for version, at in self.versions.items() if version <= oldest]
         return step - max(published) if published else None
+
+    def why_over(self, group_id: str) -> str:
+        """Why a group of this phase is over; "" when it is live or was never admitted. One that is not remembered is
+        "forgotten": by its number, or, of a name of its own, when there are such groups at all.
+        """
+        assert self.phase is not None
+        if group_id in self.groups:
+            return ""
+        if group_id in self.closed:
+            return self.closed[group_id].reason
+        number = default_number(self.phase.phase, group_id)
+        return "forgotten" if (self.forgotten > 0 if number is None else number < self.admitted) else ""
 
     def lose(self, num_rollouts: int) -> None:
         """Rollouts that the log once held and no longer does."""
@@ -125,16 +175,16 @@ class State:
         self.quarantined += num_rollouts
 
     def is_duplicate(self, keys: RolloutKeys) -> bool:
-        return keys.sequence in self.seen.get((keys.producer, keys.epoch), ())
+        return self.producers.holds(keys.producer, keys.epoch, keys.sequence)
 
     def add(self, keys: RolloutKeys, sequence: int) -> None:
         """A rollout arrived as record `sequence`. One for a group that is closed is spent at once."""
-        self.seen.setdefault((keys.producer, keys.epoch), Seen()).add(keys.sequence)
+        self.producers.add(keys.producer, keys.epoch, keys.sequence)
         self.inserted += 1
         self.quarantined += keys.quarantined
         group = self.groups.get(keys.group_id)
         if group is None:
-            self.spent["late"] += not keys.quarantined
+            self._spend("late", int(not keys.quarantined))
             return
         group.size = keys.group_size
         group.members.append(
@@ -148,7 +198,9 @@ class State:
         )
 
     def apply(self, record: Record) -> None:
-        """Take one record. Records about groups that are not there (their admission was lost) change nothing."""
+        """Take one record. Any other may be missing from a damaged log; records about groups that are not there change
+        nothing.
+        """
         match record:
             case Begin():
                 self._begin(record)
@@ -160,9 +212,9 @@ class State:
                 if group is not None:
                     group.consensus = record.consensus
             case Spend():
-                self.spent[record.reason] += self._close(record.group_id, record.reason)
+                self._close(record.group_id, record.reason)
             case Expire():
-                self.expired += self._close(record.group_id, "expired")
+                self._close(record.group_id, "expired")
             case Drawn():
                 self._draw(record)
             case Advance():
@@ -170,32 +222,60 @@ class State:
                 self.versions[record.version] = record.step
             case Rewind():
                 self._rewind(record)
+            case Release():
+                self._release(record.step)
+            case Erase():
+                self.erasing = record
+            case Erased():
+                self._erased(record)
 
     def _begin(self, record: Begin) -> None:
         for group in self.groups.values():
-            self.spent["phase_over"] += len(group.usable)
+            self._spend(DRAWN if group.draws else "phase_over", len(group.usable))
         self.phase = record
-        self.step = record.step
-        self.admitted = self.returned = 0
+        self.step = self.floor = record.step
+        self.admitted = self.returned = self.num_drawn = self.forgotten = 0
         self.versions = {record.version: record.step}
-        for held in (self.groups, self.closed, self.draws, self.drawn):
+        for held in (self.groups, self.closed, self.draws, self.fresh, self.used):
             held.clear()
 
-    def _close(self, group_id: str, reason: str) -> int:
-        """Remove a group that was not drawn and return its credit. Returns how many rollouts it held."""
+    def _spend(self, reason: str, num_rollouts: int) -> None:
+        known = reason in self.spent or len(self.spent) < MAX_REASONS
+        name = reason if known else "other"
+        self.spent[name] = self.spent.get(name, 0) + num_rollouts
+
+    def _close(self, group_id: str, reason: str) -> None:
+        """Remove a group that is not used up. One that was never drawn returns its credit; one that was has been
+        learned from, whatever ends it.
+        """
         group = self.groups.pop(group_id, None)
         if group is None:
-            return 0
-        self.closed[group_id] = reason
-        self.returned += 1
-        return len(group.usable)
+            return
+        if group.draws:
+            reason = DRAWN
+            self.used[group_id] = group
+        else:
+            self.returned += 1
+        self.closed[group_id] = Closed(reason=reason, step=self.next_step)
+        if reason == "expired":
+            self.expired += len(group.usable)
+        else:
+            self._spend(reason, len(group.usable))
 
     def _draw(self, record: Drawn) -> None:
-        groups = [self.groups.pop(name) for name in record.group_ids if name in self.groups]
-        self.draws[record.step] = record
-        self.drawn[record.step] = groups
-        self.closed.update((group.group_id, DRAWN) for group in groups)
-        self.spent[DRAWN] += sum(len(group.usable) for group in groups)
+        drawing = None if self.phase is None else self.phase.drawing
+        max_reuse = 1 if drawing is None else drawing.max_reuse
+        groups = [self.groups[name] for name in record.group_ids if name in self.groups]
+        fresh = sum(not group.draws for group in groups)
+        self.num_drawn += fresh
+        self.draws[record.step], self.fresh[record.step] = record, fresh
+        for group in groups:
+            group.draws.append(record.step)
+            if len(group.draws) >= max_reuse:
+                del self.groups[group.group_id]
+                self.used[group.group_id] = group
+                self.closed[group.group_id] = Closed(reason=DRAWN, step=record.step)
+                self._spend(DRAWN, len(group.usable))
         self.num_draws += 1
         self.max_policy_lag_seen = max(self.max_policy_lag_seen, record.lag)
 
@@ -203,18 +283,67 @@ class State:
         """Draws from `record.step` on never happened; versions published after it count as published at it, because the
         lines part there.
         """
+        votes = self.phase is not None and self.phase.votes
         for step in [step for step in self.draws if step >= record.step]:
-            del self.draws[step]
-            for group in self.drawn.pop(step):
-                del self.closed[group.group_id]
-                self.groups[group.group_id] = group
-                self.spent[DRAWN] -= len(group.usable)
+            for group in self.drawn_groups(step):
+                self._take_back(group, step)
+            del self.draws[step], self.fresh[step]
         self.groups = dict(sorted(self.groups.items(), key=lambda item: item[1].number))
         self.step = record.step
         self.versions = {version: min(at, record.step) for version, at in self.versions.items()}
         self.versions[record.version] = min(self.versions.get(record.version, record.step), record.step)
         if record.orphans:
-            assert self.phase is not None
             for group in list(self.groups.values()):
-                if not group.complete or (self.phase.votes and group.consensus is None):
-                    self.spent["orphaned"] += self._close(group.group_id, "orphaned")
+                if not group.complete or (votes and group.consensus is None):
+                    self._close(group.group_id, "orphaned")
+
+    def _take_back(self, group: Group, step: int) -> None:
+        if step not in group.draws:
+            return
+        group.draws.remove(step)
+        self.num_drawn -= not group.draws
+        if self.used.pop(group.group_id, None) is not None:
+            self.closed.pop(group.group_id, None)
+            self.groups[group.group_id] = group
+            self.spent[DRAWN] -= len(group.usable)
+
+    def _release(self, floor: int) -> None:
+        """Forget draws before step `floor`, what was over by then, and versions that are too old for any later draw."""
+        phase, lag = ("", 0) if self.phase is None else (self.phase.phase, self.phase.max_policy_lag)
+        self.floor = max(self.floor, floor)
+        for step in [step for step in self.draws if step < self.floor]:
+            del self.draws[step], self.fresh[step]
+        self.used = {name: group for name, group in self.used.items() if group.draws[-1] >= self.floor}
+        for name in [name for name, closed in self.closed.items() if closed.step < self.floor]:
+            del self.closed[name]
+            self.forgotten += default_number(phase, name) is None
+        oldest, last = self.floor - lag, max(self.versions, default=0)
+        self.versions = {version: at for version, at in self.versions.items() if at >= oldest or version == last}
+
+    def _erased(self, record: Erased) -> None:
+        """The fold has not seen the erased rollouts: tombstones are passed over. Draws and groups go on without."""
+        self.erasing = None
+        self.inserted += record.num_rollouts
+        self.erased += record.num_rollouts
+        gone = set(record.sequences)
+        for step, draw in self.draws.items():
+            kept = [pair for pair in zip(draw.rollout_ids, draw.sequences, strict=True) if pair[1] not in gone]
+            names, sequences = tuple(name for name, _ in kept), tuple(sequence for _, sequence in kept)
+            self.draws[step] = replace(draw, rollout_ids=names, sequences=sequences)
+        for held in (self.groups, self.used):
+            for name in record.group_ids:
+                group = held.get(name)
+                if group is not None:
+                    group.size = len(group.members)
+                    if not group.usable:
+                        del held[name]
+
+
+def default_name(phase: str, number: int) -> str:
+    return f"{phase}/{number}"
+
+
+def default_number(phase: str, group_id: str) -> int | None:
+    """The number in a group's default name; None for a name of its own."""
+    head, _, tail = group_id.rpartition("/")
+    return int(tail) if head == phase and tail.isascii() and tail.isdigit() and tail == str(int(tail)) else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes.replays import OS, a_buffer, a_phase, balanced, order, put, random_run, resumed
 from fakes.values import a_consensus, a_group, a_query, a_rollout, a_trace, an_answer_turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,37 +19,16 @@ from hypothesis import strategies as st
 from common.errors import ConfigError, ContractError, ReplayError, Stopped
 from common.media import FolderMediaStore, put_view
 from common.schema import decode_rollouts, encode_rollouts, encode_traces
-from common.types import Draw, Rollout
-from replay.buffer import ReplayBuffer, ReplayStats
+from common.types import Draw
+from replay.buffer import ReplayBuffer
 from replay.config import Durability, IndexConfig, ReplayConfig
 from replay.disk import Disk
+from replay.folding import fold
 from replay.log import Log
-from replay.opening import fold, open_replay
+from replay.opening import open_replay
+from replay.packs import PackedMedia
 from replay.state import State
-
-OS = Durability(mode="os")
-
-
-@asynccontextmanager
-async def a_buffer(folder: Path, **changes: Any) -> AsyncIterator[ReplayBuffer]:
-    buffer = open_replay(ReplayConfig(folder=folder, **({"durability": OS} | changes)))
-    try:
-        yield buffer
-    finally:
-        await buffer.close()
-
-
-async def a_phase(buffer: ReplayBuffer, *, groups_per_step: int = 1, lag: int = 0, votes: bool = False) -> None:
-    await buffer.begin("rft", groups_per_step=groups_per_step, max_policy_lag=lag, votes=votes)
-
-
-async def resumed(buffer: ReplayBuffer, *, lag: int, step: int, version: int) -> None:
-    """What a run does that was started again from a checkpoint of `step`."""
-    await buffer.begin("rft", groups_per_step=1, max_policy_lag=lag, votes=False, step=step, version=version)
-
-
-async def put(buffer: ReplayBuffer, *rollouts: Rollout) -> list[bool]:
-    return [await buffer.add(encode_rollouts([rollout])) for rollout in rollouts]
+from replay.stats import ReplayStats
 
 
 async def waits(coroutine: Any) -> asyncio.Task[Any]:
@@ -58,10 +37,6 @@ async def waits(coroutine: Any) -> asyncio.Task[Any]:
     await asyncio.sleep(0.05)
     assert not task.done()
     return task
-
-
-def balanced(stats: ReplayStats) -> bool:
-    return stats.inserted == stats.live + stats.spent + stats.expired + stats.quarantined + stats.erased
 
 
 async def test_a_group_is_drawn_whole_and_its_rollouts_come_back_unchanged(tmp_path: Path) -> None:
@@ -93,7 +68,7 @@ async def test_groups_are_drawn_first_in_first_out_by_admission(tmp_path: Path) 
 
 async def test_in_order_waits_for_the_lowest_number_and_otherwise_a_slow_group_is_overtaken(tmp_path: Path) -> None:
     for in_order in (False, True):
-        async with a_buffer(tmp_path / str(in_order), in_order=in_order) as buffer:
+        async with a_buffer(tmp_path / str(in_order), drawing=order(in_order)) as buffer:
             await a_phase(buffer, lag=1)
             await buffer.admit("g0")
             await buffer.admit("g1")
@@ -124,7 +99,9 @@ async def test_the_limiter_holds_groups_back_until_the_learner_advances(tmp_path
     """Two groups a step, lag 1: numbers below (0 + 1 + 1)·2 = 4 may start; after a step, two more."""
     async with a_buffer(tmp_path) as buffer:
         await a_phase(buffer, groups_per_step=2, lag=1)
-        assert [await buffer.admit() for _ in range(4)] == [0, 1, 2, 3]
+        assert [await buffer.admit(f"g{i}") for i in range(4)] == [0, 1, 2, 3]
+        await put(buffer, *a_group(0), *a_group(1))
+        await buffer.sample(0)
         admitting = await waits(buffer.admit())
         await buffer.advance(1, 1)
         assert await admitting == 4
@@ -272,12 +249,12 @@ async def test_a_restored_learner_draws_the_same_groups_again_and_nothing_earlie
 
 
 async def test_a_resumed_phase_gives_up_groups_that_nobody_will_finish(tmp_path: Path) -> None:
-    async with a_buffer(tmp_path) as buffer:
+    async with a_buffer(tmp_path, drawing=order(True)) as buffer:
         await a_phase(buffer, lag=1)
         await buffer.admit("g0")
         await buffer.admit("g1")
         await put(buffer, a_rollout(0, 0), *a_group(1))
-    async with a_buffer(tmp_path, in_order=True) as buffer:
+    async with a_buffer(tmp_path, drawing=order(True)) as buffer:
         await resumed(buffer, lag=1, step=0, version=0)
         assert (await buffer.sample(0)).rollout_ids == ("g1/0", "g1/1")
         assert (await buffer.stats()).spent_reasons == {"drawn": 2, "orphaned": 1}
@@ -425,9 +402,9 @@ async def test_media_are_durable_before_the_acknowledgement_and_put_back_when_fo
     await a_phase(buffer)
     await buffer.admit("g0")
     await put(buffer, *group)
-    kept = FolderMediaStore(tmp_path / "run" / "media")
+    kept = PackedMedia(tmp_path / "run" / "media")
     assert kept.get(view.digest) == live.get(view.digest)
-    assert kept.num_bytes() == view.num_bytes
+    assert list(kept.digests()) == [view.digest]
     await buffer.close()
     live.trim(0)
     assert view.digest not in live
@@ -468,7 +445,7 @@ async def test_an_experience_is_found_again_also_after_a_restart_and_a_lost_inde
         assert [n.query_id for n in await buffer.nearest(_unit(1, 0.1, 0), 1, exclude_query="near")] == ["far"]
         with pytest.raises(ContractError, match="normalise"):
             await buffer.nearest(np.ones(3, np.float32), 1)
-    for loss in ("nothing", "flat.faiss", "manifest.json"):
+    for loss in ("nothing", "flat.faiss", "entries.json", "manifest.json"):
         (tmp_path / "index" / loss).unlink(missing_ok=True)
         async with a_buffer(tmp_path, index=index) as buffer:
             assert await buffer.nearest(_unit(1, 0.1, 0), 2) == found
@@ -478,44 +455,6 @@ async def test_an_experience_is_found_again_also_after_a_restart_and_a_lost_inde
 
 
 # ── laws ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def _random_run(buffer: ReplayBuffer, random_: random.Random, *, groups_per_step: int, lag: int) -> list[Draw]:
-    """Actors that start as many groups as the limiter lets them, finish them in any order and lose some, and a learner
-    that never rests. It makes progress only if the limiter is right.
-    """
-    open_groups: dict[int, list[Rollout]] = {}
-    draws: list[Draw] = []
-    step = copies = 0
-    sampling: asyncio.Task[Draw] | None = None
-    for _ in range(120):
-        while buffer.state.may_admit() and len(open_groups) < 6:
-            number = await buffer.admit(f"g{buffer.state.admitted}")
-            scores = random_.choice([(1.0, 0.0), (0.5, 0.25, 1.0), (1.0, 1.0)])
-            open_groups[number] = a_group(number, scores=scores, version=step)
-        if open_groups:
-            number = random_.choice(list(open_groups))
-            if random_.random() < 0.05:
-                await buffer.abandon(f"g{number}", "lost")
-                del open_groups[number]
-            else:
-                rollout = open_groups[number].pop()
-                await put(buffer, rollout)
-                if random_.random() < 0.2:
-                    copies += 1
-                    await put(buffer, rollout)
-                if not open_groups[number]:
-                    del open_groups[number]
-        sampling = sampling or asyncio.ensure_future(buffer.sample(step))
-        await asyncio.sleep(0)
-        if buffer.state.draws.get(step) is not None:
-            draws.append(await sampling)
-            sampling, step = None, step + 1
-            await buffer.advance(step, step)
-    if sampling is not None:
-        sampling.cancel()
-    assert (await buffer.stats()).duplicates == copies
-    return draws
 
 
 @settings(max_examples=6, deadline=None)
@@ -531,9 +470,9 @@ def test_any_run_keeps_the_lag_the_balance_and_the_fold(
     folder = tmp_path_factory.mktemp("run")
 
     async def run() -> tuple[list[Draw], ReplayStats, State]:
-        async with a_buffer(folder, in_order=in_order) as buffer:
+        async with a_buffer(folder, drawing=order(in_order)) as buffer:
             await a_phase(buffer, groups_per_step=groups_per_step, lag=lag)
-            draws = await _random_run(buffer, random.Random(seed), groups_per_step=groups_per_step, lag=lag)
+            draws = await random_run(buffer, random.Random(seed), groups_per_step=groups_per_step, lag=lag)
             return draws, await buffer.stats(), buffer.state
 
     draws, stats, state = asyncio.run(run())
@@ -568,7 +507,7 @@ def test_a_log_cut_anywhere_folds_to_a_balanced_state_that_goes_on(
     async def before() -> None:
         async with a_buffer(folder) as buffer:
             await a_phase(buffer, groups_per_step=2, lag=1)
-            await _random_run(buffer, random.Random(seed), groups_per_step=2, lag=1)
+            await random_run(buffer, random.Random(seed), groups_per_step=2, lag=1)
 
     async def after() -> ReplayStats:
         async with a_buffer(folder) as buffer:

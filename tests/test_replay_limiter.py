@@ -14,13 +14,13 @@ from replay.state import Group
 
 def test_two_groups_a_step_and_lag_one_let_four_start_and_two_more_a_step() -> None:
     limiter = Limiter(groups_per_step=2, max_policy_lag=1)
-    assert [limiter.may_start(n, step=0, returned=0) for n in (3, 4)] == [True, False]
-    assert [limiter.may_start(n, step=1, returned=0) for n in (5, 6)] == [True, False]
+    assert [limiter.may_start(n, drawn=0, returned=0) for n in (3, 4)] == [True, False]
+    assert [limiter.may_start(n, drawn=2, returned=0) for n in (5, 6)] == [True, False]
 
 
 def test_a_returned_group_lets_one_more_start() -> None:
     limiter = Limiter(groups_per_step=1, max_policy_lag=0)
-    assert [limiter.may_start(n, step=0, returned=r) for n, r in ((1, 0), (1, 1), (2, 1))] == [False, True, False]
+    assert [limiter.may_start(n, drawn=0, returned=r) for n, r in ((1, 0), (1, 1), (2, 1))] == [False, True, False]
 
 
 @given(
@@ -36,7 +36,7 @@ def test_drawn_in_order_no_group_is_older_than_the_bound_and_the_learner_never_s
     started: list[tuple[int, int]] = []
     number = step = num_returned = 0
     while number < len(returned):
-        if limiter.may_start(number, step=step, returned=num_returned):
+        if limiter.may_start(number, drawn=step * groups_per_step, returned=num_returned):
             if returned[number]:
                 num_returned += 1
             else:

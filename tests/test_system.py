@@ -179,8 +179,8 @@ def test_the_report_shows_the_phases_and_the_real_pictures_and_needs_no_network(
 
 
 def test_every_rollout_of_the_log_is_accounted_for_and_no_pickle_lies_on_disk(evidence: Evidence) -> None:
+    from replay.folding import fold
     from replay.log import Log
-    from replay.opening import fold
 
     state = fold(Log(evidence.folder / "replay" / "log"))
     spent = sum(state.spent.values())
@@ -264,8 +264,8 @@ def test_the_same_seed_gives_the_same_tokens_rewards_and_weights_at_lag_0(folder
 
 def what_was_sampled(run: Path) -> list[Any]:
     from common.schema import decode_rollouts
-    from replay.segments import read_frames
     from replay.records import Kind
+    from replay.segments import read_frames
 
     bodies = [bytes(frame.body) for frame in read_frames(run / "replay" / "log") if frame.kind == Kind.ROLLOUT]
     rollouts = [rollout for body in bodies for rollout in decode_rollouts(body)]
