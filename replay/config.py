@@ -87,6 +87,22 @@ class IndexConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What is kept of rollouts that nothing asks for any more: 0 keeps all of them.
+
+    keep_bytes: while the log is larger, the oldest are pruned to their keys. keep_age_s: so are those in segments that
+    were begun longer ago, in seconds. Pictures that no other rollout shows go with them.
+    """
+
+    keep_bytes: int = 0
+    keep_age_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.keep_bytes < 0 or self.keep_age_s < 0:
+            raise ValueError("retention.keep_bytes and retention.keep_age_s must be at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayConfig:
     """A replay under `folder`: log/ (the truth), media/ (pictures by content), index/ (derived, may be deleted).
 
@@ -94,8 +110,8 @@ class ReplayConfig:
     be kept. segment_bytes, segment_age_s: a log segment is ended at this size or age (0: at no age). snapshot_bytes: a
     snapshot is taken after so many bytes of log, and at a clean stop. pack_bytes: of a file of media. keep_draws: how
     many draws can be taken back or asked for again; older ones are forgotten, and a learner cannot be restored to
-    before them. drop_zero_variance: spend groups whose answers all scored the same instead of learning from them (their
-    advantages are zero unless another signal tells them apart).
+    before them. retention: what opening prunes. drop_zero_variance: spend groups whose answers all scored the same
+    instead of learning from them (their advantages are zero unless another signal tells them apart).
     """
 
     folder: Path
@@ -107,6 +123,7 @@ class ReplayConfig:
     keep_draws: int = 1024
     durability: Durability = field(default_factory=Durability)
     drawing: Drawing = field(default_factory=Drawing)
+    retention: Retention = field(default_factory=Retention)
     drop_zero_variance: bool = True
     index: IndexConfig | None = None
 

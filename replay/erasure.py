@@ -16,12 +16,13 @@ from common.media import content_digest
 from common.schema import decode_rollouts, rollout_keys
 from replay.disk import Disk
 from replay.folding import fold
+from replay.frames import TOMBSTONE
 from replay.log import Log
-from replay.packs import Pack, leave_out
-from replay.records import Erase, Erased, Experience, Kind, Settle, Spend, decode, encode
+from replay.orphans import remove, remove_media
+from replay.records import Erase, Erased, Experience, Kind, Pruned, Settle, Spend, decode, encode
 from replay.segments import segment_paths
 from replay.state import State
-from replay.tombstones import bury
+from replay.tombstones import replace_records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +74,22 @@ def finish_erasure(folder: Path, *, disk: Disk | None = None) -> None:
 def _find(log: Log, source: str) -> Erase:
     rollouts, others = list[int](), list[int]()
     groups, media = dict[str, None](), dict[str, None]()
-    for frame in log.frames(kinds=frozenset({Kind.ROLLOUT, Kind.EXPERIENCE})):
+    for frame in log.frames(kinds=frozenset({Kind.ROLLOUT, Kind.PRUNED, Kind.EXPERIENCE})):
         body = bytes(frame.body)
         if frame.kind == Kind.ROLLOUT:
             [keys] = rollout_keys(body)
-            if source in (keys.producer, decode_rollouts(body)[0].query.query_id):
-                rollouts.append(frame.sequence)
-                groups[keys.group_id] = None
-                media.update((ref.digest, None) for ref in keys.media)
+            names = (keys.producer, decode_rollouts(body)[0].query.query_id)
         else:
-            experience = decode(frame.kind, body)
-            assert isinstance(experience, Experience)
-            others += [frame.sequence] if experience.query_id == source else []
+            record = decode(frame.kind, body)
+            if isinstance(record, Experience):
+                others += [frame.sequence] if record.query_id == source else []
+                continue
+            assert isinstance(record, Pruned)
+            keys, names = record.keys(), (record.producer, record.query_id)
+        if source in names:
+            rollouts.append(frame.sequence)
+            groups[keys.group_id] = None
+            media.update((ref.digest, None) for ref in keys.media)
     for frame in log.frames(kinds=frozenset({Kind.SETTLE})):
         vote = decode(frame.kind, bytes(frame.body))
         assert isinstance(vote, Settle)
@@ -108,36 +113,13 @@ def _announce(log: Log, state: State, erase: Erase) -> None:
 
 
 def _finish(folder: Path, log: Log, erase: Erase, disk: Disk) -> Erasure:
-    _remove(list((folder / "log").glob("*.snapshot")), disk)
-    _remove([path for path in (folder / "index").glob("*") if path.is_file()], disk)
-    num_media = _erase_media(folder / "media", log, erase, disk)
-    gone = frozenset(erase.sequences)
+    remove(list((folder / "log").glob("*.snapshot")), disk)
+    remove([path for path in (folder / "index").glob("*") if path.is_file()], disk)
+    num_media = remove_media(folder / "media", log, erase.media, frozenset(erase.sequences), disk)
+    tombstones = dict.fromkeys(erase.sequences, (TOMBSTONE, b""))
     for path in segment_paths(folder / "log")[:-1]:
-        bury(path, gone, disk)
+        replace_records(path, tombstones, disk)
     done = Erased(group_ids=erase.group_ids, sequences=erase.sequences, num_rollouts=erase.num_rollouts)
     log.append(*encode(done))
     log.commit()
     return Erasure(num_rollouts=erase.num_rollouts, num_records=len(erase.sequences), num_media=num_media)
-
-
-def _erase_media(folder: Path, log: Log, erase: Erase, disk: Disk) -> int:
-    """Remove the pictures that no rollout that stays refers to. Returns how many went."""
-    gone, doomed = frozenset(erase.sequences), set(erase.media)
-    if not doomed or not folder.is_dir():
-        return 0
-    for frame in log.frames(kinds=frozenset({Kind.ROLLOUT})):
-        if frame.sequence not in gone:
-            doomed.difference_update(ref.digest for ref in rollout_keys(bytes(frame.body))[0].media)
-    for path in sorted(folder.glob("[0-9]*.pack")):
-        held = Pack(path).entries()
-        if not doomed.isdisjoint(held):
-            leave_out(path, doomed, disk)
-    _remove([path for digest in doomed if (path := folder / digest[:2] / digest).is_file()], disk)
-    return len(doomed)
-
-
-def _remove(paths: list[Path], disk: Disk) -> None:
-    for path in paths:
-        disk.unlink(path)
-    for folder in {path.parent for path in paths}:
-        disk.sync_folder(folder)

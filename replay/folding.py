@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.schema import rollout_keys
 from replay.log import Log
-from replay.records import Kind, decode
+from replay.records import Kind, Pruned, decode
 from replay.segments import Frame
 from replay.state import State
 
@@ -16,7 +16,8 @@ def fold(log: Log) -> State:
     for frame in log.frames(0 if held is None else held.position.next_sequence):
         follow(state, frame)
     known = () if held is None else held.position.losses
-    state.lose(sum(loss.kinds.count(Kind.ROLLOUT) for loss in log.recovery.losses[len(known) :]))
+    lost = [kind for loss in log.recovery.losses[len(known) :] for kind in loss.kinds]
+    state.lose(lost.count(Kind.ROLLOUT) + lost.count(Kind.PRUNED))
     return state
 
 
@@ -24,6 +25,10 @@ def follow(state: State, frame: Frame) -> None:
     """Let the state take one record of the log."""
     if frame.kind == Kind.ROLLOUT:
         state.add(rollout_keys(bytes(frame.body))[0], frame.sequence)
+    elif frame.kind == Kind.PRUNED:
+        pruned = decode(frame.kind, bytes(frame.body))
+        assert isinstance(pruned, Pruned)
+        state.add(pruned.keys(), frame.sequence)
     elif frame.kind == Kind.EXPERIENCE:
         state.last_experience = frame.sequence
     else:

@@ -29,8 +29,11 @@ REWRITTEN_FOOTER = 0xFFFD
 """Kind of the footer of a segment that was rewritten without some records; it stands in for the footer before."""
 TOMBSTONE = 0xFFFE
 """Kind of the frame that stands in for a record that was erased; it has its sequence number."""
+PRUNED = 0xFFFC
+"""Kind of the frame that stands in for a rollout of which only the keys are kept; it has its sequence number."""
+FIRST_RESERVED = PRUNED
 MARKS = (SEAL, FOOTER, REWRITTEN_FOOTER)
-STAND_INS = (TOMBSTONE, REWRITTEN_FOOTER)
+STAND_INS = (PRUNED, TOMBSTONE, REWRITTEN_FOOTER)
 """Their bodies end with the 64-byte header of the frame that they stand in for, and their chain is its chain, so what
 comes after still links and nobody can drop a record unseen.
 """

@@ -27,9 +27,10 @@ from replay.disk import Disk, write_all
 from replay.footer import pack_footer, read_offset
 from replay.frames import (
     ALIGN,
+    FIRST_RESERVED,
     FOOTER,
-    REWRITTEN_FOOTER,
     SEAL,
+    STAND_INS,
     TOMBSTONE,
     Bytes,
     SegmentHeader,
@@ -129,6 +130,11 @@ class Log:
             self._disk.close(file)
 
     @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Those that nobody writes any more, oldest first."""
+        return tuple(self._segments)
+
+    @property
     def num_bytes(self) -> int:
         return self._old_bytes + self._size
 
@@ -138,7 +144,7 @@ class Log:
         When the disk refuses the write, the log is cut back to the record before and ReplayError says why; the caller
         may try again.
         """
-        assert SEAL < kind < REWRITTEN_FOOTER, kind
+        assert SEAL < kind < FIRST_RESERVED, kind
         self._check()
         if self._size > ALIGN and (self._size + ALIGN + len(body) > self._segment_bytes or self._is_old()):
             self._roll()
@@ -175,8 +181,9 @@ class Log:
             if header is not None and header.sequence == sequence:
                 whole = bytes(ALIGN) + os.pread(file.fileno(), header.size - ALIGN, offset + ALIGN)
                 body = body_of(memoryview(whole), 0, header)
-                if body is not None and header.kind == TOMBSTONE:
-                    raise LogDamaged(f"{self.folder}: record {sequence} was erased")
+                if body is not None and header.kind in STAND_INS:
+                    how = "erased" if header.kind == TOMBSTONE else "pruned to its keys"
+                    raise LogDamaged(f"{self.folder}: record {sequence} was {how}")
                 if body is not None:
                     return Frame(kind=header.kind, sequence=sequence, body=bytes(body))
         raise LogDamaged(f"{path}: record {sequence} at byte {offset} does not match its hash")

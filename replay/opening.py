@@ -7,29 +7,37 @@ from collections.abc import Iterator
 from common.media import FolderMediaStore
 from replay.buffer import ReplayBuffer
 from replay.config import ReplayConfig
+from replay.disk import Disk
 from replay.erasure import finish_erasure
 from replay.folding import fold
 from replay.index import NeighbourIndex
 from replay.log import Log
 from replay.media import DurableMedia
 from replay.records import Experience, Kind, decode
+from replay.retention import prune
 from replay.state import FOLD_VERSION, State
 
 
-def open_replay(config: ReplayConfig, *, verify: bool = False) -> ReplayBuffer:
+def open_replay(config: ReplayConfig, *, verify: bool = False, disk: Disk | None = None) -> ReplayBuffer:
     """The buffer of `config.folder`, as its log left it; an erasure that was cut short is finished first. Raises
     LogLocked when somebody else writes it, RunFolderError when it is of another version.
 
     verify: walk and fold the whole log, whatever a snapshot says.
     """
-    log, state = _open_log(config, verify)
+    disk = disk or Disk()
+    log, state = _open_log(config, verify, disk)
     if state.erasing is not None:
         log.close()
-        finish_erasure(config.folder)
-        log, state = _open_log(config, verify)
+        finish_erasure(config.folder, disk=disk)
+        log, state = _open_log(config, verify, disk)
+    if prune(config.folder, log, state, config.retention, disk=disk).num_rollouts:
+        log.close()
+        log, state = _open_log(config, verify, disk)
     index = None
     if config.index is not None:
-        index = NeighbourIndex(config.folder / "index", encoder=config.index.encoder, dimension=config.index.dimension)
+        index = NeighbourIndex(
+            config.folder / "index", encoder=config.index.encoder, dimension=config.index.dimension, disk=disk
+        )
     media = None
     if config.live_media is not None:
         live = FolderMediaStore(config.live_media)
@@ -38,18 +46,20 @@ def open_replay(config: ReplayConfig, *, verify: bool = False) -> ReplayBuffer:
             live=live,
             sync=config.durability.mode != "os",
             pack_bytes=config.pack_bytes,
+            disk=disk,
         )
     if index is not None:
         catch_up(index, log, last=state.last_experience)
     return ReplayBuffer(config, log=log, state=state, media=media, index=index)
 
 
-def _open_log(config: ReplayConfig, verify: bool) -> tuple[Log, State]:
+def _open_log(config: ReplayConfig, verify: bool, disk: Disk) -> tuple[Log, State]:
     log = Log(
         config.folder / "log",
         segment_bytes=config.segment_bytes,
         segment_age_s=config.segment_age_s,
         fold=None if verify else FOLD_VERSION,
+        disk=disk,
     )
     return log, fold(log)
 

@@ -13,9 +13,10 @@ from typing import TypeAlias
 import msgspec
 
 from common.errors import ContractError
+from common.schema import RolloutKeys
 from common.types import Consensus
 from replay.config import Drawing
-from replay.frames import Bytes
+from replay.frames import PRUNED, Bytes
 
 
 class Kind(IntEnum):
@@ -34,6 +35,7 @@ class Kind(IntEnum):
     RELEASE = 11
     ERASE = 12
     ERASED = 13
+    PRUNED = PRUNED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +169,30 @@ class Erased:
     num_rollouts: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What is left of a rollout that nothing asks for any more: what the fold needs of it, and what an erasure does."""
+
+    rollout_id: str
+    producer: str
+    epoch: int
+    sequence: int
+    group_id: str
+    group_size: int
+    phase: str
+    oldest_version: int | None
+    score: float | None
+    quarantined: bool
+    query_id: str
+
+    def keys(self) -> RolloutKeys:
+        """Without media: none is kept for it."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "query_id"}
+        return RolloutKeys(**fields, media=())
+
+
 Record: TypeAlias = (
-    Begin | Admit | Settle | Spend | Expire | Drawn | Advance | Rewind | Experience | Release | Erase | Erased
+    Begin | Admit | Settle | Spend | Expire | Drawn | Advance | Rewind | Experience | Release | Erase | Erased | Pruned
 )
 
 _TYPES: dict[Kind, type[Record]] = {
@@ -184,6 +208,7 @@ _TYPES: dict[Kind, type[Record]] = {
     Kind.RELEASE: Release,
     Kind.ERASE: Erase,
     Kind.ERASED: Erased,
+    Kind.PRUNED: Pruned,
 }
 _KINDS = {held: kind for kind, held in _TYPES.items()}
 

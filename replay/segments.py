@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import LogDamaged
 from replay.footer import footer_offsets, read_footer
-from replay.frames import ALIGN, TOMBSTONE, Bytes, Hole, Scan, SegmentHeader, body_of, scan, unpack_frame
+from replay.frames import ALIGN, STAND_INS, TOMBSTONE, Bytes, Hole, Scan, SegmentHeader, body_of, scan, unpack_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,7 @@ def frames_of(
     folder: Path, segment: Segment, *, first_sequence: int = 0, kinds: frozenset[int] = frozenset()
 ) -> Iterator[Frame]:
     """The records of one segment from `first_sequence` on, only those of `kinds` if any are given, checked. An erased
-    one comes only when TOMBSTONE is among the kinds; its body is the header that it had.
+    one comes only when TOMBSTONE is among the kinds, without a body; a pruned one comes with its keys.
 
     Bodies are views of the memory map, nothing copied. Raises LogDamaged for one that no longer matches.
     """
@@ -182,6 +182,8 @@ def frames_of(
         body = None if header is None else body_of(data, int(offset), header)
         if header is None or body is None or header.sequence != sequence:
             raise LogDamaged(f"{folder / segment.name}: record {sequence} does not match its hash")
+        if header.kind in STAND_INS:
+            body = body[:-ALIGN]
         yield Frame(kind=header.kind, sequence=sequence, body=body)
 
 

@@ -1,14 +1,14 @@
-"""Rewriting a segment without some of its records.
+"""Rewriting a segment with something else in the place of some of its records.
 
-Everything stays where it was in the order of the log: the sequence numbers, the chain, the segment's name. In the place
-of a record stands a tombstone, 128 bytes that hold the record's header and nothing of its body, so the chain still
-links, an audit still counts it, and nobody reads it. The file is written aside and replaces the old one at once.
+Everything stays where it was in the order of the log: the sequence numbers, the chain, the segment's name. A stand-in
+holds the record's header and nothing of its body, so the chain still links and an audit still counts it: a tombstone
+for what was erased, its keys for a rollout that was pruned. The file is written aside and replaces the old one at once.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Set
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,19 +33,20 @@ from replay.frames import (
 from replay.segments import map_file
 
 
-def bury(path: Path, sequences: Set[int], disk: Disk) -> int:
-    """Put tombstones in the place of these records of the segment at `path`. Returns how many were there to bury.
+def replace_records(path: Path, stand_ins: Mapping[int, tuple[int, bytes]], disk: Disk) -> int:
+    """Put a frame of this kind with this body in the place of each record of the segment at `path` that is asked for by
+    its sequence number. A tombstone is not replaced again. Returns how many records were.
 
     Damaged bytes are left as they lie. Raises OSError as the disk does; the old segment lies there then.
     """
     data = map_file(path)
-    whole, num_buried = _without(data, sequences, path.name)
-    if num_buried:
+    whole, num_replaced = _rewritten(data, stand_ins, path.name)
+    if num_replaced:
         write_whole(disk, path, whole)
-    return num_buried
+    return num_replaced
 
 
-def _without(data: Bytes, sequences: Set[int], name: str) -> tuple[bytes, int]:
+def _rewritten(data: Bytes, stand_ins: Mapping[int, tuple[int, bytes]], name: str) -> tuple[bytes, int]:
     try:
         header: SegmentHeader | None = SegmentHeader.unpack(data, name=name)
     except LogDamaged:
@@ -54,7 +55,7 @@ def _without(data: Bytes, sequences: Set[int], name: str) -> tuple[bytes, int]:
     found = scan(data, first_sequence=first, chain=chain)
     holes = {hole.start: hole.stop for hole in found.holes if hole.stop > hole.start}
     head = bytes(data[:ALIGN]) if header is None else replace(header, version=FORMAT_VERSION).pack()
-    pieces, size, num_buried = [head], ALIGN, 0
+    pieces, size, num_replaced = [head], ALIGN, 0
     entries = array("Q")
     offset = ALIGN
     while offset < len(data):
@@ -62,9 +63,10 @@ def _without(data: Bytes, sequences: Set[int], name: str) -> tuple[bytes, int]:
         stop = holes[offset] if frame is None else offset + frame.size
         piece = bytes(data[offset:stop])
         if frame is not None and frame.kind not in MARKS:
-            if frame.sequence in sequences and frame.kind != TOMBSTONE:
-                piece = pack_stand_in(TOMBSTONE, b"", data[offset : offset + ALIGN])
-                num_buried += 1
+            if frame.sequence in stand_ins and frame.kind != TOMBSTONE:
+                kind, body = stand_ins[frame.sequence]
+                piece = pack_stand_in(kind, body, original_of(data, offset, frame))
+                num_replaced += 1
             entries.extend((0, 0) * (frame.sequence - first - len(entries) // 2))
             entries.extend((size, frame.chain))
         elif frame is not None and frame.kind != SEAL:
@@ -74,4 +76,4 @@ def _without(data: Bytes, sequences: Set[int], name: str) -> tuple[bytes, int]:
         pieces.append(piece)
         size += len(piece)
         offset = stop
-    return b"".join(pieces), num_buried
+    return b"".join(pieces), num_replaced

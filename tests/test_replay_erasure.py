@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes.disks import Killed, KillingDisk
 from fakes.replays import OS, a_buffer, balanced, put
 from fakes.values import a_consensus, a_query, a_rollout, an_answer_turn
 
@@ -16,10 +16,9 @@ from common.errors import LogDamaged, LogLocked, MediaError, UserError
 from common.media import FolderMediaStore, put_view
 from common.types import MediaRef, Rollout, Turn
 from replay.config import Drawing, IndexConfig, ReplayConfig
-from replay.disk import Disk
 from replay.erasure import Erasure, erase_source
 from replay.folding import fold
-from replay.frames import TOMBSTONE, Bytes
+from replay.frames import TOMBSTONE
 from replay.log import Log
 from replay.opening import open_replay
 from replay.packs import PackedMedia
@@ -152,48 +151,6 @@ async def test_what_is_not_there_cannot_be_erased(tmp_path: Path) -> None:
     with pytest.raises(LogLocked):
         erase_source(tmp_path / "run", "secret-query")
     log.close()
-
-
-class Killed(Exception):
-    """The process ended here."""
-
-
-class KillingDisk(Disk):
-    """Takes `left` calls; after that nothing reaches the disk."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def _call(self) -> None:
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-
-    def create(self, path: Path) -> int:
-        self._call()
-        return super().create(path)
-
-    def write(self, file: int, buffers: Sequence[Bytes]) -> int:
-        self._call()
-        return super().write(file, buffers)
-
-    def sync(self, file: int) -> None:
-        self._call()
-
-    def truncate(self, file: int, size: int) -> None:
-        self._call()
-        super().truncate(file, size)
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._call()
-        super().rename(old, new)
-
-    def unlink(self, path: Path) -> None:
-        self._call()
-        super().unlink(path)
-
-    def sync_folder(self, path: Path) -> None:
-        self._call()
 
 
 async def test_an_erasure_that_is_killed_anywhere_is_not_begun_or_is_finished_at_the_next_opening(
