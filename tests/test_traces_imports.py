@@ -30,29 +30,42 @@ REMINDER = "\nThink first, call **image_zoom_in_tool** if needed, then answer. F
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    traces: tuple[Trace, ...]
+    imports: Imports
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.imports, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
     folder: Path
     store: FolderMediaStore
     toolbox: Toolbox
     scene: Plates
 
-    async def load(self, records: Sequence[Any], form: Any = "pixel_reasoner", **options: Any) -> Imports:
+    async def load(self, records: Sequence[Any], form: Any = "pixel_reasoner", **options: Any) -> Loaded:
         path = self.folder / "records.json"
         path.write_text(json.dumps(list(records)))
         return await self.load_file(path, form, **options)
 
-    async def load_file(self, path: Path, form: Any = "pixel_reasoner", **options: Any) -> Imports:
+    async def load_file(self, path: Path, form: Any = "pixel_reasoner", **options: Any) -> Loaded:
         given: dict[str, Any] = {"emphasis": Emphasis(), "max_model_len": 5000} | options
-        return await import_traces(
+        traces: list[Trace] = []
+        imports = await import_traces(
             path,
             self.folder / "media",
             form,
+            take=traces.extend,
             store=self.store,
             toolbox=self.toolbox,
             viewer=PlainViewer(),
             chat=tiny_chat(),
             **given,
         )
+        assert imports.num_traces == len(traces)
+        return Loaded(traces=tuple(traces), imports=imports)
 
 
 @pytest.fixture
