@@ -6,7 +6,8 @@ are taken as Arrow, so no picture is decoded before its task is drawn. The usual
     media     media, image, images, video        answer    answer, answers, label
     question  question, query                    id        id, question_id, questionId
 
-Rows of VeRL's form (actors/tasks/datasets/verl.py) are understood too. Anything else needs a reader of one's own, or `rename_column` before the set is saved.
+Rows of VeRL's form (actors/tasks/datasets/verl.py) are understood too. Anything else needs a reader of one's own, or
+`rename_column` before the set is saved.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _question(prompt: Any, extra: Mapping[str, Any]) -> str | None:
 def plain_question(text: str) -> str:
     """A published question without the places of its pictures and without the words about tools after it.
 
-    >>> plain_question("<image>Which code?\\nThink first, call **image_zoom_in_tool** if needed, then answer.")
+    >>> plain_question("<image>Which code? Think first, call **image_zoom_in_tool** if needed, then answer.")
     'Which code?'
     """
     return _HOW_TO.sub("", _PLACEHOLDER.sub("", text), count=1).strip()
