@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,12 @@ from fakes.tools import plates
 from PIL import Image
 
 from actors.traces.sets import Shelf, open_set, open_sets, writing
-from cluster.config import load
-from cluster.data.imports import import_set
-from cluster.interrupt import Interrupted
 from cluster.launch import main
-from cluster.progress import Silent
 from common.errors import DataError
 from common.media import FolderMediaStore
 from common.types import Trace
 
+ROOT = Path(__file__).parent.parent
 KEYS = ["tools.num_workers=0", "tools.ocr=none", "actor.max_model_len=3000"]
 RIGHT = [reasoned(crop(HALF), "It says \\boxed{764}", answer="764", qid=f"q{at}") for at in range(3)]
 LOST = reasoned("\\boxed{7}", media={"type": "image", "image": "none.png"})
@@ -40,7 +39,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def words(*more: str, file: str = "sft.json", form: str = "pixel_reasoner") -> list[str]:
+def ask(*more: str, file: str = "sft.json", form: str = "pixel_reasoner") -> list[str]:
     return ["data", "import", file, "--format", form, "--media", "media", "--out", "sets/a", *KEYS, *more]
 
 
@@ -51,7 +50,7 @@ def shown_by(trace: Trace) -> set[str]:
 def test_a_set_is_written_with_its_media_and_says_what_became_of_each_record(
     desk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words("--json")) == 0
+    assert main(ask("--json")) == 0
     said = json.loads(capfd.readouterr().out)
     assert (said["num_records"], said["num_traces"], said["dropped"]) == (4, 3, {"no_media": 1})
     assert [path.name for path in Path("sets").iterdir()] == ["a"]
@@ -66,19 +65,19 @@ def test_a_set_is_written_with_its_media_and_says_what_became_of_each_record(
 
 
 def test_what_is_there_is_replaced_only_by_force(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(words()) == 0
+    assert main(ask()) == 0
     printed = capfd.readouterr().out
     assert "3 traces of 4 records" in printed and "dropped: no_media" in printed
     before = open_set(Path("sets/a"))
     Path("sft.json").write_text(json.dumps(RIGHT[:1]))
-    assert main(words()) == 2
+    assert main(ask()) == 2
     assert "--force" in capfd.readouterr().err.splitlines()[-1]
     assert open_set(Path("sets/a")) == before
-    assert main(words("--force")) == 0
+    assert main(ask("--force")) == 0
     assert open_set(Path("sets/a")).num_traces == 1
     assert [path.name for path in Path("sets").iterdir()] == ["a"]
     Path("sets/a/set.json").unlink()
-    assert main(words("--force")) == 2  # a folder of something else is never replaced
+    assert main(ask("--force")) == 2  # a folder of something else is never replaced
     assert "holds no set of traces" in capfd.readouterr().err.splitlines()[-1]
 
 
@@ -106,7 +105,7 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     Path("sft.json").unlink()
     if content is not None:
         Path("sft.json").write_text(json.dumps(content))
-    assert main(words(*more)) == 2
+    assert main(ask(*more)) == 2
     said = capfd.readouterr().err.splitlines()[-1]
     assert said.startswith("pixelis: ") and reason in said
     assert not list(Path().glob("sets/**/*"))
@@ -117,27 +116,25 @@ def test_a_request_without_its_flags_is_one_line(desk: Path, capfd: pytest.Captu
     assert "needs one FILE, --format" in capfd.readouterr().err
 
 
-class Impatient(Silent):
-    """Somebody who presses Ctrl-C when the first records are done."""
-
-    def update(self, done: int, **figures: float | str) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_ctrl_c_leaves_no_half_a_set_and_what_was_there(desk: Path) -> None:
-    asked: dict[str, Any] = {"format": "pixel_reasoner", "media": Path("media"), "boxes": "auto", "cut": False}
-    file, out = Path("sft.json"), Path("sets/a")
-    with pytest.raises(Interrupted):
-        import_set(load(KEYS), file, out, **asked, force=False, progress=Impatient())
+    words = [sys.executable, "-m", "fakes.impatient", "sft.json", "media", "sets/a", *KEYS]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    assert subprocess.run(words, env=environment, check=False).returncode == 128 + signal.SIGINT
     assert not list(Path("sets").iterdir())
-    import_set(load(KEYS), file, out, **asked, force=False, progress=Silent())
-    before = open_set(out)
-    with pytest.raises(Interrupted):
-        import_set(load(KEYS), file, out, **asked, force=True, progress=Impatient())
-    assert open_set(out) == before and list(open_set(out).traces())
-    with pytest.raises(KeyboardInterrupt), writing(out, force=True) as writer:  # while the last part is written
-        writer.take(list(before.traces())[:0])
+    assert main(ask()) == 0
+    before = open_set(Path("sets/a"))
+    assert subprocess.run(words, env=environment, check=False).returncode == 128 + signal.SIGINT
+    assert open_set(Path("sets/a")) == before and list(before.traces())
+    assert [path.name for path in Path("sets").iterdir()] == ["a"]
+
+
+def test_who_interrupts_the_last_part_leaves_what_was_there(desk: Path) -> None:
+    assert main(ask()) == 0
+    before = open_set(Path("sets/a"))
+    with pytest.raises(KeyboardInterrupt), writing(Path("sets/a"), force=True) as writer:
+        writer.take([])
         raise KeyboardInterrupt
+    assert open_set(Path("sets/a")) == before and list(before.traces())
     assert [path.name for path in Path("sets").iterdir()] == ["a"]
 
 
@@ -155,13 +152,13 @@ def deepeyes_file(path: Path) -> None:
 
 def test_parquet_holds_conversations_and_questions(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     deepeyes_file(Path("train.parquet"))
-    assert main(words("--json", file="train.parquet", form="deepeyes")) == 0
+    assert main(ask("--json", file="train.parquet", form="deepeyes")) == 0
     said = json.loads(capfd.readouterr().out)
     assert (said["num_traces"], said["dropped"], said["num_unchecked"]) == (1, {"no_conversation": 1}, 0)
     (trace,) = open_set(Path("sets/a")).traces()
     assert trace.query.question == "Which code?" and trace.level == 1
     pq.write_table(pa.table({"text": ["?"]}), "other.parquet")
-    assert main(words("--force", file="other.parquet")) == 2
+    assert main(ask("--force", file="other.parquet")) == 2
     assert "no column message_list or" in capfd.readouterr().err.splitlines()[-1]
 
 
@@ -169,7 +166,7 @@ def test_parquet_holds_conversations_and_questions(desk: Path, capfd: pytest.Cap
 
 
 def test_the_seed_alone_fixes_the_order(desk: Path) -> None:
-    assert main(words()) == 0
+    assert main(ask()) == 0
     sets = open_sets([Path("sets/a")])
     orders = {seed: [trace.trace_id for trace in Shelf(sets, seed).traces(0, 3, level=2)] for seed in range(6)}
     again = [trace.trace_id for trace in Shelf(sets, 3).traces(0, 3, level=2)]
@@ -182,7 +179,7 @@ def test_the_seed_alone_fixes_the_order(desk: Path) -> None:
 
 
 def test_a_set_that_was_damaged_or_is_named_twice_is_one_line(desk: Path) -> None:
-    assert main(words()) == 0
+    assert main(ask()) == 0
     with pytest.raises(DataError, match="the same traces as"):
         open_sets([Path("sets/a"), Path("sets/a")])
     part = Path("sets/a/traces-00000.arrow")
