@@ -45,12 +45,13 @@ class Imported:
         return {"folder": self.folder, "file": self.file, **dataclasses.asdict(self.imports)}
 
     def table(self) -> RenderableType:
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         made = self.imports
-        title = f"{self.folder}: {made.num_traces} traces of {made.num_records} records in {self.file}"
-        table = Table(title=Text(title), title_justify="left")
+        title = Text(f"{self.folder}: {made.num_traces} traces of {made.num_records} records in {self.file}")
+        table = Table()
         table.add_column("records")
         table.add_column("number", justify="right")
         kept = {
@@ -63,7 +64,7 @@ class Imported:
         for name, number in (kept | dropped).items():
             if number or name == "kept":
                 table.add_row(Text(name), str(number))
-        return table
+        return Group(title, table)
 
 
 def import_set(
