@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from actors.dialects.config import BOXES
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -202,12 +203,14 @@ def _real_verbs() -> Verbs:
 
 
 def _data(invocation: Invocation) -> int:
-    """Write, show or compare sets of tasks; 1 where sets share a picture and --refuse was given."""
+    """Write, show, compare or import sets; 1 where sets share a picture and --refuse was given."""
     from cluster.config import load
     from cluster.data_verb import perform
+    from cluster.placement import QUIET
     from cluster.progress import make_progress
 
     with _stdout(only_json=invocation.as_json) as out:
+        os.environ.update(QUIET)
         progress = make_progress()
         try:
             result, status = perform(invocation.options, load(invocation.overrides), progress)
@@ -331,20 +334,24 @@ def _tool_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("what", choices=("world", "show", "leaks"), help="write a set of the world, show one, or compare")
+    help_text = "write a set of the world, show one, compare, or make traces of published conversations"
+    add("what", choices=("world", "show", "leaks", "import"), help=help_text)
     add(
         "sets",
         nargs="*",
         metavar="set",
-        help="a JSONL or Parquet file, a folder that holds one, hf:NAME or easy-vqa; of leaks also world:SPLIT or a "
-        "run's folder, which stands for its neighbour index",
+        help="a JSONL or Parquet file, a folder that holds one, hf:NAME or easy-vqa; of leaks also world:SPLIT, a "
+        "set of traces, or a run's folder, which stands for its neighbour index; of import the conversations",
     )
     add("--media", metavar="DIR", help="where the paths in a set start from (default: beside it)")
-    add("--out", metavar="DIR", help="world: the folder to write to")
+    add("--out", metavar="DIR", help="world, import: the folder to write to")
+    add("--format", choices=("pixel_reasoner", "deepeyes"), help="import: whose conversations they are")
+    add("--boxes", choices=BOXES, default="auto", help="import: what their boxes are counted in (default auto)")
+    add("--cut", action="store_true", help="import: of what is too long keep the whole turns that fit")
     add("--split", default="test", help="world: train, validation, test or index (default test)")
     add("--shift", default="", help="world: a change of its look, like dark:0.3")
     add("--count", type=int, metavar="N", help="world: tasks (default 1000); leaks: at most so many of each set")
-    add("--force", action="store_true", help="world: replace what is there")
+    add("--force", action="store_true", help="world, import: replace what is there")
     add("--rows", type=int, default=8, metavar="N", help="show: how many rows (default 8)")
     add("--check", action="store_true", help="show: decode all media, not only those of the first rows")
     add("--distance", type=int, metavar="N", help="leaks: bits of 256 between near-duplicates (default 24)")
@@ -405,7 +412,7 @@ COMMANDS: Mapping[str, Command] = {
         ),
         Command(
             name="data",
-            help="write tasks of the world as a set, show a set, or find what sets share",
+            help="write tasks of the world, show a set, find what sets share, or import traces",
             arguments=_data_arguments,
             execute=_data,
         ),
