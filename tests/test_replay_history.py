@@ -1,0 +1,110 @@
+"""Many producers and a learner that goes back, all at once: what anybody was told is what the log holds."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+from fakes.history import History, Workload, check, run_workload
+from fakes.logs import records_of, rewritten
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.schema import rollout_keys
+from replay.audit.audit import audit_replay
+from replay.records import Kind
+
+LOAD = Workload(seed=3, steps=10)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    load=st.builds(
+        Workload,
+        seed=st.integers(0, 2**32),
+        num_producers=st.integers(1, 4),
+        groups_per_step=st.integers(1, 3),
+        group_size=st.integers(1, 3),
+        lag=st.integers(0, 2),
+        in_order=st.booleans(),
+    )
+)
+def test_no_history_breaks_a_promise(tmp_path_factory: pytest.TempPathFactory, load: Workload) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    history = asyncio.run(run_workload(folder, load))
+    assert check(history, folder, load) == []
+    audit = audit_replay(folder)
+    assert audit.clean, audit.violations
+    assert audit.balance.inserted >= load.steps * load.groups_per_step * load.group_size / 4
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[History, Path]:
+    folder = tmp_path_factory.mktemp("played")
+    return asyncio.run(run_workload(folder, LOAD)), folder
+
+
+def test_the_workload_repeats_gives_up_goes_back_and_starts_again(played: tuple[History, Path]) -> None:
+    history, folder = played
+    assert check(history, folder, LOAD) == []
+    assert any(not new for _, new in history.answers)
+    assert history.num_cancelled and history.num_restarts
+    assert [what for what, _, _ in history.learner].count("rewind") > history.num_restarts
+
+
+@pytest.fixture
+def history(played: tuple[History, Path]) -> History:
+    held = played[0]
+    return dataclasses.replace(held, answers=[*held.answers], learner=[*held.learner], unwritten=[])
+
+
+def test_a_lost_rollout_is_noticed(played: tuple[History, Path], tmp_path: Path) -> None:
+    history, folder = played
+    at, body = next((at, body) for at, (kind, body) in enumerate(records_of(folder)) if kind == Kind.ROLLOUT)
+    lossy = _copy(folder, tmp_path)
+    rewritten(lossy, lambda records: [*records[:at], *records[at + 1 :]])
+    [keys] = rollout_keys(body)
+    assert f"{keys.rollout_id} was acknowledged and is missing" in check(history, lossy, LOAD)
+    rewritten(lossy, lambda records: [*records, (1, body), (1, body)])
+    assert f"{keys.rollout_id} is kept 2 times" in check(history, lossy, LOAD)
+
+
+def test_a_rollout_called_new_twice_is_noticed(played: tuple[History, Path], history: History) -> None:
+    name = next(name for name, new in history.answers if new)
+    history.answers.append((name, True))
+    assert f"{name} was called new 2 times" in check(history, played[1], LOAD)
+
+
+def test_a_group_drawn_twice_or_in_part_is_noticed(played: tuple[History, Path], history: History) -> None:
+    what, step, names = history.learner[-2]
+    assert what == "sample" or history.learner[-1][0] == "sample" or step >= 0
+    last = max(i for i, (kind, _, _) in enumerate(history.learner) if kind == "sample")
+    _, step, names = history.learner[last]
+    history.learner.append(("sample", step + 1, names))
+    broken = check(history, played[1], LOAD)
+    assert any("2 times in one line" in line for line in broken)
+    assert any(line.startswith("the surviving line was handed") for line in broken)
+    history.learner[-1] = ("sample", step + 1, names[:-1])
+    assert any("whole groups" in line for line in check(history, played[1], LOAD))
+
+
+def test_a_stale_rollout_and_another_answer_are_noticed(played: tuple[History, Path], history: History) -> None:
+    last = max(i for i, (kind, _, _) in enumerate(history.learner) if kind == "sample")
+    _, step, names = history.learner[last]
+    history.learner.append(("sample", step + 9, names))
+    assert any(f"drawn for step {step + 9}" in line for line in check(history, played[1], LOAD))
+    history.learner[-1] = ("sample", step, tuple(reversed(names)))
+    assert f"step {step} was asked for twice and drawn differently" in check(history, played[1], LOAD)
+
+
+def test_an_answer_before_the_write_is_noticed(played: tuple[History, Path], history: History) -> None:
+    history.unwritten.append("rft/0/0")
+    assert "rft/0/0 was acknowledged before it was written" in check(history, played[1], LOAD)
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(folder, to / "copy"))
