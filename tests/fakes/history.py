@@ -68,6 +68,8 @@ class _Play:
         )
         self._load = load
         self._random = random.Random(load.seed)
+        self._learners = random.Random(f"{load.seed}/learner")  # of its own, so that no timing changes what it does
+        self._cases = random.Random(f"{load.seed}/cases")
         self._buffer: ReplayBuffer
         self._back = asyncio.Event()
         self._work: asyncio.Queue[Rollout] = asyncio.Queue()
@@ -138,7 +140,7 @@ class _Play:
             rollout = await self._work.get()
             data = encode_rollouts([rollout])
             await self._pause()
-            match self._random.randrange(6):
+            match self._cases.randrange(6):
                 case 0:
                     await asyncio.gather(self._add(rollout, data), self._add(rollout, data))
                 case 1:
@@ -161,7 +163,7 @@ class _Play:
             except Stopped:
                 continue
             self.history.answers.append((rollout.rollout_id, new))
-            if self._random.random() < 0.1 and rollout.rollout_id not in rollouts_of(self._config.folder):
+            if self._random.random() < 0.03 and rollout.rollout_id not in rollouts_of(self._config.folder):
                 self.history.unwritten.append(rollout.rollout_id)
             return
 
@@ -176,13 +178,13 @@ class _Play:
             step, done = step + 1, done + 1
             await self._buffer.advance(step, self._version)
             self.history.learner.append(("advance", step, self._version))
-            if self._random.random() < 0.35:
-                step = await self._go_back(self._random.randint(max(0, step - 3), step))
+            if self._learners.random() < 0.35:
+                step = await self._go_back(self._learners.randint(max(0, step - 3), step))
 
     async def _go_back(self, step: int) -> int:
         """Restore the learner to `step`: with the replay alive, or all of it started again."""
         self._version = next(self._versions)
-        if self._random.random() < 0.5:
+        if self._learners.random() < 0.5:
             await self._buffer.rewind(step, version=self._version, orphans=False)
         else:
             self._back.clear()
