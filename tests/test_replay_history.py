@@ -43,6 +43,20 @@ def test_no_history_breaks_a_promise(tmp_path_factory: pytest.TempPathFactory, l
     assert audit.balance.inserted >= load.steps * load.groups_per_step * load.group_size / 4
 
 
+async def test_every_moment_of_a_live_run_looks_clean(tmp_path: Path) -> None:
+    """Audits that read while others write see the log at some moment, and perhaps a record half written at its end."""
+    load = Workload(seed=7, steps=12, num_producers=4)
+    playing = asyncio.ensure_future(run_workload(tmp_path, load))
+    audits = []
+    while not (tmp_path / "log").exists():
+        await asyncio.sleep(0)
+    while not playing.done():
+        audits.append(await asyncio.to_thread(audit_replay, tmp_path))
+    await playing
+    assert len({audit.num_records for audit in audits}) > 1
+    assert [audit.violations for audit in audits if not audit.clean] == []
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[History, Path]:
     folder = tmp_path_factory.mktemp("played")
