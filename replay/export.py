@@ -243,18 +243,13 @@ class _Sink(io.RawIOBase):
     def __init__(self, path: Path, disk: Disk) -> None:
         self._disk = disk
         self._file = disk.create(path)
-        self._at = 0
 
     def writable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._at
-
     def write(self, data: Any) -> int:
         view: Bytes = memoryview(data).cast("B")
         write_all(self._disk, self._file, [view])
-        self._at += len(view)
         return len(view)
 
     def close(self) -> None:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from fakes.logs import (
-    INDEX,
     a_late_rollout,
     a_replay,
     appended,
@@ -22,23 +20,53 @@ from fakes.logs import (
     put,
     records_of,
     removed,
-    rewritten,
 )
-from fakes.values import a_group, a_query, a_rollout
+from fakes.sabotage import (
+    a_draw,
+    age_a_draw,
+    double_an_entry,
+    draw_again,
+    draw_before_it_is_whole,
+    draw_for_a_step_behind,
+    draw_one_twice,
+    draw_what_was_given_up,
+    flip,
+    flip_a_body,
+    flip_a_segments_header,
+    learn_again,
+    learn_without_a_draw,
+    leave_one_out,
+    lose_a_draw,
+    lose_a_segment,
+    lose_an_empty_segment,
+    manifest_of,
+    media_file,
+    miscount_the_index,
+    never_begin,
+    orphan,
+    repeat_a_rollout,
+    same_id_by_another_producer,
+    save_index,
+    second_header,
+    shorten_the_bound,
+    skip_a_step,
+    wrong_oldest_version,
+)
+from fakes.values import a_consensus, a_group, a_query, a_rollout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.schema import encode_rollouts, rollout_keys, rollout_table
+from common.errors import LogDamaged, RunFolderError
+from common.schema import encode_rollouts
 from replay.audit.audit import Audit, audit_replay
 from replay.audit.findings import RULES, Violation
 from replay.audit.lines import Learned
 from replay.config import Durability, ReplayConfig
 from replay.frames import ALIGN
-from replay.index import NeighbourIndex
 from replay.log import Log
 from replay.opening import open_replay
 from replay.reading import read_log
-from replay.records import Admit, Advance, Begin, Drawn, Experience, Expire, Kind, Rewind, Settle, Spend, decode
+from replay.records import Admit, Advance, Begin, Drawn, Experience, Expire, Rewind, Settle
 
 APPLIED = Learned(
     phases=frozenset({"rft", "ttrl"}),
@@ -119,8 +147,8 @@ def test_a_torn_tail_is_noted_and_is_no_breach(replay: Path) -> None:
 def test_after_a_kill_orphans_and_a_stale_index_are_noted_only(replay: Path) -> None:
     [segment] = (replay / "log").glob("*.segment")
     segment.write_bytes(segment.read_bytes()[:-ALIGN])
-    _orphan(replay)
-    _flip(replay / "index" / "flat.faiss", 100)
+    orphan(replay)
+    flip(replay / "index" / "flat.faiss", 100)
     audit = audited(replay)
     assert audit.clean
     assert any("1 kept media" in note for note in audit.notes)
@@ -133,6 +161,21 @@ def test_draws_beyond_the_checkpoint_are_noted_because_a_restart_takes_them_back
     assert any("1 steps came after the checkpoint of step 0" in note for note in audit.notes)
 
 
+def test_a_checkpoint_may_come_before_the_learner_tells_of_its_step(replay: Path) -> None:
+    removed(replay, Advance, -1)
+    appended(replay, Rewind(step=1, version=9, orphans=False))
+    assert audited(replay).violations == ()
+
+
+def test_a_folder_without_a_log_is_refused_and_a_record_that_changes_meanwhile_is_damage(replay: Path) -> None:
+    with pytest.raises(RunFolderError, match="holds no log"):
+        audit_replay(replay / "nowhere")
+    log = read_log(replay / "log")
+    flip_a_body(replay)
+    with pytest.raises(LogDamaged, match="changed under our eyes"):
+        list(log.entries())
+
+
 def test_metrics_that_a_power_cut_took_are_noted(replay: Path) -> None:
     steps = {"rft": {1: 1, 4: 1}}
     audit = audited(replay, learned=dataclasses.replace(APPLIED, steps=steps))
@@ -141,7 +184,7 @@ def test_metrics_that_a_power_cut_took_are_noted(replay: Path) -> None:
 
 
 def test_a_group_may_be_drawn_as_often_as_max_reuse_says(replay: Path) -> None:
-    drawn = _drawn(replay, -1)
+    drawn = a_draw(replay, -1)
     again = dataclasses.replace(drawn, step=1, watermark=len(records_of(replay)) - 1, lag=1)
     appended(replay, again, Advance(step=2, version=9))
     assert by_rule(audited(replay), "reuse")
@@ -149,186 +192,6 @@ def test_a_group_may_be_drawn_as_often_as_max_reuse_says(replay: Path) -> None:
 
 
 # ── what is planted is found ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _drawn(folder: Path, nth: int) -> Drawn:
-    found = [decode(kind, body) for kind, body in records_of(folder) if kind != 1]
-    record = [record for record in found if isinstance(record, Drawn)][nth]
-    assert isinstance(record, Drawn)
-    return record
-
-
-def _flip(file: Path, byte: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[byte] ^= 1
-    file.write_bytes(data)
-
-
-def _orphan(folder: Path) -> None:
-    (folder / "media" / "ab" / ("ab" * 32)).write_bytes(b"nobody needs this")
-
-
-def _rollout_at(folder: Path, nth: int) -> tuple[int, bytes]:
-    """(number, body) of the nth rollout of the log."""
-    return [(at, body) for at, (kind, body) in enumerate(records_of(folder)) if kind == 1][nth]
-
-
-def _flip_a_body(folder: Path) -> int:
-    at, _ = _rollout_at(folder, 3)
-    [segment] = (folder / "log").glob("*.segment")
-    [entry] = read_log(folder / "log").entries(first=at, stop=at + 1)
-    _flip(segment, entry.place.byte + ALIGN + 5)
-    return at
-
-
-def _flip_a_segments_header(folder: Path) -> int:
-    _flip(folder / "log" / "00000000.segment", 24)
-    return 0
-
-
-def _lose_a_segment(folder: Path) -> int:
-    records = records_of(folder)
-    shutil.rmtree(folder / "log")
-    log = Log(folder / "log", segment_bytes=16384)
-    for kind, body in records:
-        log.append(kind, body)
-    log.commit()
-    log.close()
-    segments = read_log(folder / "log").segments
-    (folder / "log" / segments[1].name).unlink()
-    return segments[1].first_sequence
-
-
-def _lose_an_empty_segment(folder: Path) -> None:
-    """Written by one who was killed before the first record: the chain does not miss it."""
-    segment = folder / "log" / "00000000.segment"
-    segment.write_bytes(segment.read_bytes()[:-ALIGN])
-    (tail := Log(folder / "log")).append(Kind.ADVANCE, b'{"step":1,"version":8}')
-    tail.commit()
-    tail.close()
-    (folder / "log" / "00000001.segment").rename(folder / "log" / "00000002.segment")
-
-
-def _repeat_a_rollout(folder: Path) -> int:
-    return appended(folder, (1, _rollout_at(folder, 0)[1]))
-
-
-def _same_id_by_another_producer(folder: Path) -> int:
-    """In ttrl/2, which is open: a second ttrl/2/0 of a producer of its own."""
-    at, body = _rollout_at(folder, -2)
-    [keys] = rollout_keys(body)
-    assert keys.rollout_id == "ttrl/2/0"
-    changed = _column(body, "producer", "actor-9")
-
-    def change(records: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        return [*records[: at + 1], (1, changed), *records[at + 1 :]]
-
-    rewritten(folder, change)
-    return at + 1
-
-
-def _column(body: bytes, name: str, value: Any) -> bytes:
-    """The rollout with another value in one column, laws unchecked."""
-    table = rollout_table(body)
-    at = table.schema.get_field_index(name)
-    table = table.set_column(at, table.schema.field(at), pa.array([value], table.schema.field(at).type))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def _wrong_oldest_version(folder: Path) -> int:
-    at, body = _rollout_at(folder, 2)
-
-    def change(records: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        records[at] = (1, _column(body, "oldest_version", 6))
-        return records
-
-    rewritten(folder, change)
-    return at
-
-
-def _leave_one_out(folder: Path) -> int:
-    drawn = _drawn(folder, 1)
-    return edited(folder, Drawn, 1, rollout_ids=drawn.rollout_ids[:1], sequences=drawn.sequences[:1])
-
-
-def _draw_one_twice(folder: Path) -> int:
-    drawn = _drawn(folder, 1)
-    return edited(folder, Drawn, 1, rollout_ids=drawn.rollout_ids[:1] * 2, sequences=drawn.sequences[:1] * 2)
-
-
-def _draw_before_it_is_whole(folder: Path) -> int:
-    """The last rollout of g0 comes after the draw of g0."""
-    at, _ = _rollout_at(folder, 1)
-
-    def change(records: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        draw = next(i for i, (kind, body) in enumerate(records) if kind != 1 and isinstance(decode(kind, body), Drawn))
-        late = records[at]
-        return [*records[:at], *records[at + 1 : draw + 1], late, *records[draw + 1 :]]
-
-    rewritten(folder, change)
-    return next(i for i, (kind, body) in enumerate(records_of(folder)) if kind == 7)
-
-
-def _draw_again(folder: Path) -> int:
-    drawn = _drawn(folder, -1)
-    return appended(folder, dataclasses.replace(drawn, step=1, watermark=len(records_of(folder)) - 1, lag=1))
-
-
-def _draw_what_was_given_up(folder: Path) -> int:
-    at = appended(folder, Spend(group_id="ttrl/2", reason="zero_variance"))
-    numbers = (_rollout_at(folder, -2)[0], _rollout_at(folder, -1)[0])
-    ids = ("ttrl/2/0", "ttrl/2/1")
-    draw = Drawn(step=1, watermark=at, group_ids=("ttrl/2",), rollout_ids=ids, sequences=numbers, lag=0)
-    return appended(folder, draw)
-
-
-def _shorten_the_bound(folder: Path) -> None:
-    """g4 is of version 3, published at step 3 of an abandoned line that parted at step 2; it is drawn for step 3."""
-    edited(folder, Begin, 0, max_policy_lag=0)
-
-
-def _draw_for_a_step_behind(folder: Path) -> int:
-    begin = Begin(phase="more", groups_per_step=1, max_policy_lag=1, votes=False, step=5, version=9)
-    return appended(folder, begin, dataclasses.replace(_drawn(folder, -1), step=3)) + 1
-
-
-def _age_a_draw(folder: Path) -> int:
-    drawn = _drawn(folder, 3)
-    return edited(folder, Drawn, 3, lag=drawn.lag + 1)
-
-
-def _skip_a_step(folder: Path) -> None:
-    removed(folder, Advance, 0)
-
-
-def _learn_again(folder: Path) -> int:
-    return appended(folder, Advance(step=1, version=9))
-
-
-def _learn_without_a_draw(folder: Path) -> int:
-    return appended(folder, Advance(step=2, version=9))
-
-
-def _lose_a_draw(folder: Path) -> None:
-    removed(folder, Drawn, 1)
-
-
-def _rewind_into_nothing(folder: Path) -> None:
-    rewritten(folder, lambda records: [item for item in records if item[0] != 2])
-
-
-def _save_index(folder: Path, sequences: list[int]) -> None:
-    """An index that holds the experiences at `sequences` of the log, whatever the log holds there."""
-    shutil.rmtree(folder / "index")
-    index = NeighbourIndex(folder / "index", encoder=INDEX.encoder, dimension=INDEX.dimension)
-    [first, _] = [decode(kind, body) for kind, body in records_of(folder) if kind == 10]
-    assert isinstance(first, Experience)
-    for sequence in sequences:
-        index.follow(first, sequence)
-    index.save()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,37 +213,33 @@ def unplaced(change: Callable[[Path], Any]) -> Callable[[Path], None]:
     return plant
 
 
-def _media_file(folder: Path) -> Path:
-    return sorted((folder / "media").glob("??/*"))[0]
-
-
 PLANTS = {
-    "a flipped bit of a body": Plant(rule="damage", plant=_flip_a_body, says="do not match their hash"),
-    "a flipped bit of a segment's header": Plant(rule="damage", plant=_flip_a_segments_header, says="no record lost"),
-    "a missing segment": Plant(rule="gap", plant=_lose_a_segment, says="are missing"),
-    "a missing segment without records": Plant(rule="gap", plant=_lose_an_empty_segment, says="segments between"),
+    "a flipped bit of a body": Plant(rule="damage", plant=flip_a_body, says="do not match their hash"),
+    "a flipped bit of a segment's header": Plant(rule="damage", plant=flip_a_segments_header, says="no record lost"),
+    "a missing segment": Plant(rule="gap", plant=lose_a_segment, says="are missing"),
+    "a missing segment without records": Plant(rule="gap", plant=lose_an_empty_segment, says="segments between"),
     "a missing group": Plant(rule="gap", plant=lambda f: removed(f, Admit, 1), says="1 to 1 are missing"),
     "noise for a rollout": Plant(rule="unreadable", plant=lambda f: appended(f, (1, b"noise")), says="not an Arrow"),
     "a kind that nobody knows": Plant(rule="unreadable", plant=lambda f: appended(f, (99, b"{}")), says="unknown kind"),
     "noise for a record": Plant(rule="unreadable", plant=lambda f: appended(f, (3, b"{")), says="cannot be read"),
     "a version that is not the tokens'": Plant(
-        rule="unreadable", plant=_wrong_oldest_version, says="oldest version is 6"
+        rule="unreadable", plant=wrong_oldest_version, says="oldest version is 6"
     ),
-    "a rollout twice": Plant(rule="duplicate", plant=_repeat_a_rollout, says="producer actor-0, epoch 0, sequence 0"),
-    "an id twice in a group": Plant(rule="duplicate", plant=_same_id_by_another_producer, says="in group ttrl/2"),
+    "a rollout twice": Plant(rule="duplicate", plant=repeat_a_rollout, says="producer actor-0, epoch 0, sequence 0"),
+    "an id twice in a group": Plant(rule="duplicate", plant=same_id_by_another_producer, says="in group ttrl/2"),
     "a group admitted twice": Plant(
         rule="duplicate", plant=lambda f: appended(f, Admit(number=3, group_id="ttrl/0")), says="admitted twice"
     ),
     "a number given twice": Plant(
         rule="duplicate", plant=lambda f: appended(f, Admit(number=2, group_id="ttrl/9")), says="given before"
     ),
-    "a draw of part of a group": Plant(rule="group", plant=_leave_one_out, says="leaves out rollout g2/1"),
-    "a rollout twice in a draw": Plant(rule="group", plant=_draw_one_twice, says="names a rollout twice"),
-    "a draw of a group that is not whole": Plant(rule="group", plant=_draw_before_it_is_whole, says="is not whole"),
+    "a draw of part of a group": Plant(rule="group", plant=leave_one_out, says="leaves out rollout g2/1"),
+    "a rollout twice in a draw": Plant(rule="group", plant=draw_one_twice, says="names a rollout twice"),
+    "a draw of a group that is not whole": Plant(rule="group", plant=draw_before_it_is_whole, says="is not whole"),
     "a draw of nothing known": Plant(
         rule="group", plant=lambda f: edited(f, Drawn, 0, group_ids=("g9",)), says="g9 was never admitted"
     ),
-    "a draw of what was given up": Plant(rule="group", plant=_draw_what_was_given_up, says="was given up before"),
+    "a draw of what was given up": Plant(rule="group", plant=draw_what_was_given_up, says="was given up before"),
     "a draw without a vote": Plant(rule="group", plant=lambda f: removed(f, Settle, 0), says="nobody voted"),
     "a draw of another size": Plant(
         rule="group", plant=unplaced(lambda f: edited(f, Begin, 0, groups_per_step=2)), says="1 groups instead of 2"
@@ -391,27 +250,27 @@ PLANTS = {
     "a draw that knew the future": Plant(
         rule="group", plant=lambda f: edited(f, Drawn, 0, watermark=999), says="knew records up to 999"
     ),
-    "a group drawn twice": Plant(rule="reuse", plant=_draw_again, says="2 times in one line; at most 1"),
+    "a group drawn twice": Plant(rule="reuse", plant=draw_again, says="2 times in one line; at most 1"),
     "a step drawn twice": Plant(
-        rule="reuse", plant=lambda f: appended(f, _drawn(f, -1)), says="second draw for step 0"
+        rule="reuse", plant=lambda f: appended(f, a_draw(f, -1)), says="second draw for step 0"
     ),
     "a line that was not rewound": Plant(
         rule="reuse", plant=lambda f: removed(f, Rewind, 0), says="group g3 is drawn 2 times in one line"
     ),
-    "a draw beyond the bound": Plant(rule="lag", plant=_shorten_the_bound, says="1 steps old; at most 0 are allowed"),
-    "a draw that hides its lag": Plant(rule="lag", plant=_age_a_draw, says="recorded a lag of"),
+    "a draw beyond the bound": Plant(rule="lag", plant=shorten_the_bound, says="1 steps old; at most 0 are allowed"),
+    "a draw that hides its lag": Plant(rule="lag", plant=age_a_draw, says="recorded a lag of"),
     "a policy from before the phase": Plant(
         rule="lag", plant=unplaced(lambda f: edited(f, Begin, 1, version=8)), says="from before phase ttrl"
     ),
     "a step that was skipped": Plant(
-        rule="not applied", plant=_skip_a_step, says="the draw for step 0 was never applied"
+        rule="not applied", plant=skip_a_step, says="the draw for step 0 was never applied"
     ),
     "a phase that ended before its draw was applied": Plant(
         rule="not applied", plant=lambda f: removed(f, Advance, 4), says="phase rft ended"
     ),
-    "a step learned again": Plant(rule="applied twice", plant=_learn_again, says="nothing was rewound"),
+    "a step learned again": Plant(rule="applied twice", plant=learn_again, says="nothing was rewound"),
     "a draw for a step behind": Plant(
-        rule="applied twice", plant=_draw_for_a_step_behind, says="a draw for step 3, which the line has behind it"
+        rule="applied twice", plant=draw_for_a_step_behind, says="a draw for step 3, which the line has behind it"
     ),
     "metrics that tell of a step too often": Plant(
         rule="applied twice",
@@ -419,8 +278,8 @@ PLANTS = {
         says="step 2 2 times, the log of 1",
         learned=dataclasses.replace(APPLIED, steps={"rft": {1: 1, 2: 2}}),
     ),
-    "a step without a draw": Plant(rule="no draw", plant=_learn_without_a_draw, says="no draw for step 1"),
-    "a lost draw": Plant(rule="no draw", plant=_lose_a_draw, says="no draw for step 1"),
+    "a step without a draw": Plant(rule="no draw", plant=learn_without_a_draw, says="no draw for step 1"),
+    "a lost draw": Plant(rule="no draw", plant=lose_a_draw, says="no draw for step 1"),
     "a checkpoint ahead of the log": Plant(
         rule="no draw",
         plant=lambda f: None,
@@ -429,7 +288,7 @@ PLANTS = {
     ),
     "a checkpoint of a phase that never began": Plant(
         rule="no draw",
-        plant=_rewind_into_nothing,
+        plant=never_begin,
         says="which the log never began",
     ),
     "metrics ahead of the log": Plant(
@@ -438,29 +297,64 @@ PLANTS = {
         says="no line of the log came to it",
         learned=dataclasses.replace(APPLIED, steps={"ttrl": {1: 1, 2: 1}}),
     ),
-    "rollouts that the fold counts otherwise": Plant(
-        rule="count", plant=unplaced(_leave_one_out), says="spent as drawn: 9 by the records, 10 by the fold"
+    "two rollouts in one record": Plant(
+        rule="unreadable",
+        plant=lambda f: appended(f, (1, encode_rollouts([a_late_rollout(), a_late_rollout(rollout_id="r")]))),
+        says="2 rollouts instead of one",
     ),
-    "a log that cannot be opened": Plant(rule="count", plant=_rewind_into_nothing, says="cannot be opened"),
+    "a segment that another writer wrote": Plant(
+        rule="damage", plant=lambda f: second_header(f, chain=7), says="the chain is broken here"
+    ),
+    "an older writer after a newer one": Plant(
+        rule="damage", plant=lambda f: second_header(f, epoch=3), says="an older one was not fenced"
+    ),
+    "a segment under another name": Plant(
+        rule="damage", plant=lambda f: second_header(f, index=9), says="says it is segment 9"
+    ),
+    "an empty file for a segment": Plant(
+        rule="damage", plant=lambda f: (f / "log" / "00000001.segment").touch(), says="bytes 0 to 64 do not match"
+    ),
+    "a draw after an abstention": Plant(
+        rule="group",
+        plant=unplaced(lambda f: edited(f, Settle, 0, consensus=a_consensus("ttrl/0", answer=None))),
+        says="abstained",
+    ),
+    "a checkpoint of a step without a draw": Plant(
+        rule="no draw",
+        plant=lambda f: appended(f, Rewind(step=2, version=9, orphans=False)),
+        says="restored to step 2; the log holds no draw for step 1",
+    ),
+    "an entry twice": Plant(rule="index", plant=double_an_entry, says="1 entries of the index are there twice"),
+    "a manifest that cannot be read": Plant(
+        rule="index", plant=unplaced(lambda f: manifest_of(f).write_text("{")), says="cannot be read"
+    ),
+    "a manifest of another size": Plant(rule="index", plant=miscount_the_index, says="it holds 2 vectors of 3"),
+    "a rollout that became nothing": Plant(
+        rule="count", plant=unplaced(lambda f: appended(f, (1, b"noise"))), says="19 rollouts were inserted; 18 are"
+    ),
+    "rollouts that the fold counts otherwise": Plant(
+        rule="count", plant=unplaced(leave_one_out), says="spent as drawn: 9 by the records, 10 by the fold"
+    ),
+    "a log that cannot be opened": Plant(rule="count", plant=never_begin, says="cannot be opened"),
     "a picture that is gone": Plant(
-        rule="missing media", plant=lambda f: _media_file(f).unlink(), says="which the replay does not hold"
+        rule="missing media", plant=lambda f: media_file(f).unlink(), says="which the replay does not hold"
     ),
     "a picture that is another": Plant(
-        rule="damaged media", plant=lambda f: _flip(_media_file(f), 20), says="other bytes lie under that name"
+        rule="damaged media", plant=lambda f: flip(media_file(f), 20), says="other bytes lie under that name"
     ),
-    "a picture that nobody needs": Plant(rule="orphan media", plant=_orphan, says="no rollout refers to abab"),
+    "a picture that nobody needs": Plant(rule="orphan media", plant=orphan, says="no rollout refers to abab"),
     "an entry that the log does not hold": Plant(
-        rule="index", plant=lambda f: _save_index(f, [0, 1, 7]), says="record 7, which is no experience"
+        rule="index", plant=lambda f: save_index(f, [0, 1, 7]), says="record 7, which is no experience"
     ),
     "an entry with another vector": Plant(
-        rule="index", plant=lambda f: _save_index(f, [0, 1]), says="another vector for record 1"
+        rule="index", plant=lambda f: save_index(f, [0, 1]), says="another vector for record 1"
     ),
-    "an entry that is missing": Plant(rule="index", plant=lambda f: _save_index(f, [1]), says="lacks record 0"),
+    "an entry that is missing": Plant(rule="index", plant=lambda f: save_index(f, [1]), says="lacks record 0"),
     "an entry of another encoder": Plant(
         rule="index", plant=lambda f: edited(f, Experience, 0, encoder="e2"), says="another encoder"
     ),
     "a saved index that changed": Plant(
-        rule="index", plant=lambda f: _flip(f / "index" / "flat.faiss", 100), says="does not match the digest"
+        rule="index", plant=lambda f: flip(f / "index" / "flat.faiss", 100), says="does not match the digest"
     ),
     "a saved index without its manifest": Plant(
         rule="index", plant=lambda f: (f / "index" / "manifest.json").unlink(), says="manifest.json is missing"
@@ -506,7 +400,7 @@ def test_without_a_folder_for_media_nothing_is_said_of_them_but_a_note(tmp_path:
 
 
 def test_lost_rollouts_are_quarantined_and_the_law_holds(replay: Path) -> None:
-    _flip_a_body(replay)
+    flip_a_body(replay)
     audit = audited(replay)
     assert (audit.balance.inserted, audit.balance.quarantined) == (18, 2)
     assert audit.balance.holds

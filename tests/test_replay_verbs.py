@@ -22,7 +22,7 @@ from common.schema import decode_rollouts
 from replay.disk import Disk
 from replay.export import RECORD_COLUMNS, ROLLOUT_COLUMNS, export
 from replay.frames import Bytes
-from replay.listing import LONG_LIST, listing
+from replay.listing import LONG_LIST, LONG_TEXT, listing, shortened
 from replay.records import Advance, Drawn, Kind, decode
 from replay.survey import survey
 
@@ -181,6 +181,7 @@ def test_cat_shortens_what_is_long_unless_it_is_to_be_whole(run: Path) -> None:
     assert short["record"]["turns"][0]["token_ids"] == [*ids[:LONG_LIST], f"… {len(ids)} in all"]
     assert len(short["record"]["turns"]) == len(whole["record"]["turns"])
     assert len(json.dumps(short)) < len(json.dumps(whole))
+    assert shortened({"question": "x" * 300}) == {"question": "x" * LONG_TEXT + "… (300 characters)"}
 
 
 def test_cat_names_what_cannot_be_read_and_goes_on(run: Path) -> None:

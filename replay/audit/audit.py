@@ -100,6 +100,7 @@ class _Walk:
         self._lines = Lines(found)
         self.references = References()
         self.experiences = Experiences()
+        self._inserted = 0
 
     @property
     def num_draws(self) -> int:
@@ -107,6 +108,7 @@ class _Walk:
 
     def take(self, entry: Entry) -> None:
         body = bytes(entry.body)
+        self._inserted += entry.kind == Kind.ROLLOUT
         try:
             if entry.kind == Kind.ROLLOUT:
                 self._rollout(_keys(body), entry.place)
@@ -116,15 +118,20 @@ class _Walk:
             self._found.add("unreadable", str(error), entry.place)
 
     def lose(self, num_rollouts: int) -> None:
+        self._inserted += num_rollouts
         self._ledger.lose(num_rollouts)
         self._shadow.lose(num_rollouts)
 
     def end(self, learned: Learned) -> Balance:
         self._arrivals.end()
         self._lines.end(learned)
-        balance = self._ledger.balance()
+        balance = self._ledger.balance(self._inserted)
         if not balance.holds:
-            self._found.add("count", "inserted is not live + spent + expired + quarantined + erased")
+            others = balance.inserted - balance.num_missing
+            what = (
+                f"{balance.inserted} rollouts were inserted; {others} are live, spent, expired, quarantined or erased"
+            )
+            self._found.add("count", what)
         self._shadow.compare(balance)
         return balance
 

@@ -73,6 +73,11 @@ class Balance:
     erased: int
 
     @property
-    def holds(self) -> bool:
+    def num_missing(self) -> int:
+        """Rollouts that were inserted and became nothing; 0 where the law holds."""
         others = self.live + self.expired + self.quarantined + self.erased
-        return self.inserted == others + sum(self.spent.values())
+        return self.inserted - others - sum(self.spent.values())
+
+    @property
+    def holds(self) -> bool:
+        return not self.num_missing

@@ -78,12 +78,10 @@ class Ledger:
     draws: dict[int, Drawn] = field(default_factory=dict)
     published: dict[int, int] = field(default_factory=dict)
     past: Counter[Fate] = field(default_factory=Counter)
-    num_rollouts: int = 0
     num_draws: int = 0
 
     def arrive(self, keys: RolloutKeys, sequence: int) -> None:
         """A rollout was kept as record `sequence`."""
-        self.num_rollouts += 1
         group = self.groups.get(keys.group_id)
         if group is None or not group.is_open:
             self.past[QUARANTINED if keys.quarantined else ("spent", "late")] += 1
@@ -100,7 +98,6 @@ class Ledger:
 
     def lose(self, num_rollouts: int) -> None:
         """Rollouts whose records are damaged: quarantined."""
-        self.num_rollouts += num_rollouts
         self.past[QUARANTINED] += num_rollouts
 
     def take(self, record: Record) -> None:
@@ -125,10 +122,11 @@ class Ledger:
             case Rewind():
                 self._rewind(record)
 
-    def balance(self) -> Balance:
+    def balance(self, inserted: int) -> Balance:
+        """inserted: rollouts, counted by the kinds of the frames."""
         fates = self.past + Counter(member.fate for group in self.groups.values() for member in group.members)
         return Balance(
-            inserted=self.num_rollouts,
+            inserted=inserted,
             live=fates[LIVE],
             spent={reason: fates[what, reason] for what, reason in sorted(fates) if what == "spent"},
             expired=fates["expired", ""],
