@@ -250,6 +250,20 @@ PLANTS = {
     "a draw that knew the future": Plant(
         rule="group", plant=lambda f: edited(f, Drawn, 0, watermark=999), says="knew records up to 999"
     ),
+    "a rollout too many for its group": Plant(
+        rule="group",
+        plant=lambda f: appended(f, a_late_rollout(group_id="ttrl/2", rollout_id="more", group_size=2)),
+        says="it has 2 of 2",
+    ),
+    "a draw of a record that is not in its group": Plant(
+        rule="group", plant=lambda f: edited(f, Drawn, 0, sequences=(0, 1)), says="hands out record 0"
+    ),
+    "a draw before any phase": Plant(
+        rule="group", plant=unplaced(never_begin), says="the draw for step 0, before any phase began"
+    ),
+    "a step before any phase": Plant(
+        rule="no draw", plant=unplaced(never_begin), says="came to step 1 before any phase began"
+    ),
     "a group drawn twice": Plant(rule="reuse", plant=draw_again, says="2 times in one line; at most 1"),
     "a step drawn twice": Plant(
         rule="reuse", plant=lambda f: appended(f, a_draw(f, -1)), says="second draw for step 0"
