@@ -49,11 +49,16 @@ class Committer:
         return self._next - 1
 
     def put(self, kind: int, body: bytes) -> tuple[int, asyncio.Future[None]]:
-        """(sequence number, future that ends when it is durable). Raises ReplayError after a failure."""
+        """(sequence number, future that ends when it is durable). Raises ReplayError after a failure.
+
+        Whoever waits may be cancelled: the record is written all the same, and others wait for it undisturbed.
+        """
         if self.error is not None:
             raise self.error
         durable = asyncio.get_running_loop().create_future()
         durable.add_done_callback(_heard)
+        waited = asyncio.shield(durable)
+        waited.add_done_callback(_heard)
         self._pending.append(_Item(kind, body, durable))
         self._pending_bytes += len(body)
         if self._pending_bytes >= self._durability.group_bytes:
@@ -62,7 +67,7 @@ class Committer:
             self._task = asyncio.get_running_loop().create_task(self._run())
         self._next += 1
         self._last = durable
-        return self._next - 1, durable
+        return self._next - 1, waited
 
     async def flush(self) -> None:
         """Wait until everything put so far is durable. Raises ReplayError after a failure."""
@@ -90,8 +95,6 @@ class Committer:
                 self.error = error
                 batch, self._pending = batch + self._pending, []
             for item in batch:
-                if item.durable.done():
-                    continue
                 if self.error is None:
                     item.durable.set_result(None)
                 else:

@@ -1,0 +1,120 @@
+"""Kept media and what rollouts refer to: each is the other's, byte for byte.
+
+`kept_media` knows how pictures lie on the disk and `references` which ones a record needs; nothing else here does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import MediaError
+from common.media import FolderMediaStore, content_digest
+from common.schema import RolloutKeys
+from common.types import MediaRef
+from replay.audit.findings import Findings
+from replay.reading import Place
+
+_SHOWN = 12
+"""Digits of a digest that tell pictures apart for a reader."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaCount:
+    """num_kept: pictures that lie in the replay, num_bytes their size. num_referred: distinct ones that rollouts need.
+
+    referred_bytes: their size by the references, mentioned_bytes: the same counted once a rollout that needs one.
+    """
+
+    num_kept: int = 0
+    num_bytes: int = 0
+    num_referred: int = 0
+    referred_bytes: int = 0
+    mentioned_bytes: int = 0
+
+    @property
+    def dedupe_ratio(self) -> float | None:
+        """Bytes that rollouts mention for each that needs keeping; None without media."""
+        return self.mentioned_bytes / self.referred_bytes if self.referred_bytes else None
+
+
+def kept_media(folder: Path) -> dict[str, int]:
+    """Digest → bytes of every picture kept under the replay's `folder`. Files written aside are none."""
+    files = (folder / "media").glob("??/[!.]*")
+    return {file.name: file.stat().st_size for file in files if file.parent.name == file.name[:2]}
+
+
+def references(keys: RolloutKeys) -> tuple[MediaRef, ...]:
+    """The pictures that a rollout needs, each once."""
+    return keys.media
+
+
+@dataclass(slots=True, kw_only=True)
+class _Needed:
+    num_bytes: int
+    place: Place
+    rollout_id: str
+
+
+class References:
+    """Collects what rollouts refer to: some hundred bytes of memory for each distinct picture."""
+
+    def __init__(self) -> None:
+        self._needed: dict[str, _Needed] = {}
+        self._mentioned_bytes = 0
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._needed
+
+    def __iter__(self) -> Iterator[tuple[str, _Needed]]:
+        return iter(self._needed.items())
+
+    def add(self, keys: RolloutKeys, place: Place) -> None:
+        for ref in references(keys):
+            self._mentioned_bytes += ref.num_bytes
+            if ref.digest not in self._needed:
+                self._needed[ref.digest] = _Needed(num_bytes=ref.num_bytes, place=place, rollout_id=keys.rollout_id)
+
+    def count(self, kept: Mapping[str, int]) -> MediaCount:
+        return MediaCount(
+            num_kept=len(kept),
+            num_bytes=sum(kept.values()),
+            num_referred=len(self._needed),
+            referred_bytes=sum(needed.num_bytes for needed in self._needed.values()),
+            mentioned_bytes=self._mentioned_bytes,
+        )
+
+
+def check_media(
+    folder: Path, kept: Mapping[str, int], needed: References, found: Findings, *, all_closed: bool
+) -> None:
+    """kept: listed before the log was read, so that what a live writer adds is no orphan of ours.
+
+    all_closed: every writer closed the log. A writer that is killed between keeping a picture and logging its rollout
+    leaves an orphan and breaks no promise, so orphans are a breach only where none was killed.
+    """
+    store = FolderMediaStore(folder / "media") if (folder / "media").is_dir() else None
+    for digest, need in needed:
+        data = None if store is None else _bytes_of(store, digest)
+        what = f"rollout {need.rollout_id} refers to {digest[:_SHOWN]}…"
+        if data is None:
+            found.add("missing media", f"{what}, which the replay does not hold", need.place)
+        elif content_digest(data) != digest:
+            found.add("damaged media", f"{what}; {len(data)} other bytes lie under that name", need.place)
+    orphans = sorted(digest for digest in kept if digest not in needed)
+    if orphans and not all_closed:
+        size = sum(kept[digest] for digest in orphans)
+        found.note(
+            f"{len(orphans)} kept media ({size} bytes) that no rollout refers to: a writer was killed or is alive"
+        )
+        return
+    for digest in orphans:
+        found.add("orphan media", f"no rollout refers to {digest} ({kept[digest]} bytes)")
+
+
+def _bytes_of(store: FolderMediaStore, digest: str) -> bytes | None:
+    try:
+        return store.get(digest)
+    except MediaError:
+        return None
