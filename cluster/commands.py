@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
+from actors.dialects.config import BOXES
+from cluster import audit_verb, log_verb
+from cluster.output import Result, show, stdout
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from cluster.config import RunConfig
     from cluster.progress import Progress
     from cluster.summary import Answer, Summary
@@ -62,14 +60,6 @@ class Command:
     arguments: Callable[[argparse.ArgumentParser], None]
     execute: Callable[[Invocation], int]
     takes_overrides: bool = True
-
-
-class Result(Protocol):
-    """What a command shows: JSON for programs, a table for people."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-    def table(self) -> RenderableType: ...
 
 
 def _work(verb: str) -> Callable[[Invocation], int]:
@@ -143,12 +133,12 @@ def _tool(invocation: Invocation) -> int:
     wanted = options.out or (
         None if invocation.as_json else f"{file.stem}.{options.names.replace(',', '-').lower()}.png"
     )
-    with _stdout(only_json=invocation.as_json) as out:
+    with stdout(only_json=invocation.as_json) as out:
         config = load(invocation.overrides)
         os.environ.update(QUIET)
         overlay = None if wanted is None else Path(wanted)
         result = run_until_interrupted(perform(config.tools, calls, file, overlay=overlay))
-        _show(result, out, as_json=invocation.as_json)
+        show(result, out, as_json=invocation.as_json)
     return 1 if result.failed else 0
 
 
@@ -158,23 +148,23 @@ def _reenact(invocation: Invocation) -> int:
     from cluster.placement import QUIET
     from cluster.progress import make_progress
     from cluster.reenact import reenact
+    from cluster.runs import named_run
 
-    named = Path(invocation.options.folder)
-    folder = named if named.exists() or not Path("runs", named).exists() else Path("runs", named)
-    with _stdout(only_json=invocation.as_json) as out:
+    folder = named_run(invocation.options.folder)
+    with stdout(only_json=invocation.as_json) as out:
         os.environ.update(QUIET)
         progress = make_progress()
         try:
             result = run_until_interrupted(reenact(folder, invocation.options.rollout, progress))
         finally:
             progress.close()
-        _show(result, out, as_json=invocation.as_json)
+        show(result, out, as_json=invocation.as_json)
     return 0 if result.holds else 1
 
 
 def _perform(invocation: Invocation, work: Callable[[Verbs, RunConfig, Progress], Awaitable[Result]]) -> int:
     """Load the configuration, do the work, show the result."""
-    with _stdout(only_json=invocation.as_json) as out:
+    with stdout(only_json=invocation.as_json) as out:
         from cluster.config import load
         from cluster.interrupt import run_until_interrupted
         from cluster.placement import QUIET
@@ -191,7 +181,7 @@ def _perform(invocation: Invocation, work: Callable[[Verbs, RunConfig, Progress]
             result = run_until_interrupted(awaited())
         finally:
             progress.close()
-        _show(result, out, as_json=invocation.as_json)
+        show(result, out, as_json=invocation.as_json)
     return 0
 
 
@@ -201,19 +191,39 @@ def _real_verbs() -> Verbs:
     return verbs
 
 
+def _audit(invocation: Invocation) -> int:
+    """Verify a run's replay; 1 where a law is broken."""
+    with stdout(only_json=invocation.as_json) as out:
+        result = audit_verb.perform(invocation.options)
+        show(result, out, as_json=invocation.as_json)
+    return 0 if result.clean else 1
+
+
+def _log(invocation: Invocation) -> int:
+    """Count, list or export what a run's log holds."""
+    with stdout(only_json=invocation.as_json) as out:
+        if invocation.options.what == "cat":
+            log_verb.cat(invocation.options, out)
+        else:
+            show(log_verb.perform(invocation.options), out, as_json=invocation.as_json)
+    return 0
+
+
 def _data(invocation: Invocation) -> int:
-    """Write, show or compare sets of tasks; 1 where sets share a picture and --refuse was given."""
+    """Write, show, compare or import sets; 1 where sets share a picture and --refuse was given."""
     from cluster.config import load
     from cluster.data_verb import perform
+    from cluster.placement import QUIET
     from cluster.progress import make_progress
 
-    with _stdout(only_json=invocation.as_json) as out:
+    with stdout(only_json=invocation.as_json) as out:
+        os.environ.update(QUIET)
         progress = make_progress()
         try:
             result, status = perform(invocation.options, load(invocation.overrides), progress)
         finally:
             progress.close()
-        _show(result, out, as_json=invocation.as_json)
+        show(result, out, as_json=invocation.as_json)
     return status
 
 
@@ -228,9 +238,9 @@ def _doctor(invocation: Invocation) -> int:
     from cluster.config import load
     from cluster.doctor import examine
 
-    with _stdout(only_json=invocation.as_json) as out:
+    with stdout(only_json=invocation.as_json) as out:
         diagnosis = examine(load(invocation.overrides))
-        _show(diagnosis, out, as_json=invocation.as_json)
+        show(diagnosis, out, as_json=invocation.as_json)
     return 0 if diagnosis.healthy else 1
 
 
@@ -240,7 +250,7 @@ def _bench(invocation: Invocation) -> int:
     from cluster.placement import QUIET
     from cluster.progress import make_progress
 
-    with _stdout(only_json=invocation.as_json) as out:
+    with stdout(only_json=invocation.as_json) as out:
         os.environ.update(QUIET)
         progress = make_progress()
         try:
@@ -249,44 +259,8 @@ def _bench(invocation: Invocation) -> int:
             )
         finally:
             progress.close()
-        _show(outcome, out, as_json=invocation.as_json)
+        show(outcome, out, as_json=invocation.as_json)
     return 0 if outcome.holds else 1
-
-
-def _show(result: Result, out: TextIO, *, as_json: bool) -> None:
-    if as_json:
-        json.dump(result.to_json(), out, indent=2, ensure_ascii=False, default=str)
-        out.write("\n")
-        out.flush()
-        return
-    from rich.console import Console
-
-    console = Console(file=out)
-    if not console.is_terminal:
-        console = Console(file=out, width=180)  # a file has no width; tables must not fold
-    console.print(result.table())
-
-
-@contextmanager
-def _stdout(*, only_json: bool) -> Iterator[TextIO]:
-    """Standard output for the result. With only_json everything else that anyone prints, C libraries included, goes
-    to stderr.
-    """
-    if not only_json:
-        yield sys.stdout
-        return
-    sys.stdout.flush()
-    kept = os.dup(1)
-    before = sys.stdout
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as out:
-            yield out
-    finally:
-        sys.stdout = before
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _no_arguments(parser: argparse.ArgumentParser) -> None:
@@ -331,20 +305,24 @@ def _tool_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("what", choices=("world", "show", "leaks"), help="write a set of the world, show one, or compare")
+    help_text = "write a set of the world, show one, compare, or make traces of published conversations"
+    add("what", choices=("world", "show", "leaks", "import"), help=help_text)
     add(
         "sets",
         nargs="*",
         metavar="set",
-        help="a JSONL or Parquet file, a folder that holds one, hf:NAME or easy-vqa; of leaks also world:SPLIT or a "
-        "run's folder, which stands for its neighbour index",
+        help="a JSONL or Parquet file, a folder that holds one, hf:NAME or easy-vqa; of leaks also world:SPLIT, a "
+        "set of traces, or a run's folder, which stands for its neighbour index; of import the conversations",
     )
     add("--media", metavar="DIR", help="where the paths in a set start from (default: beside it)")
-    add("--out", metavar="DIR", help="world: the folder to write to")
+    add("--out", metavar="DIR", help="world, import: the folder to write to")
+    add("--format", choices=("pixel_reasoner", "deepeyes"), help="import: whose conversations they are")
+    add("--boxes", choices=BOXES, default="auto", help="import: what their boxes are counted in (default auto)")
+    add("--cut", action="store_true", help="import: of what is too long keep the whole turns that fit")
     add("--split", default="test", help="world: train, validation, test or index (default test)")
     add("--shift", default="", help="world: a change of its look, like dark:0.3")
     add("--count", type=int, metavar="N", help="world: tasks (default 1000); leaks: at most so many of each set")
-    add("--force", action="store_true", help="world: replace what is there")
+    add("--force", action="store_true", help="world, import: replace what is there")
     add("--rows", type=int, default=8, metavar="N", help="show: how many rows (default 8)")
     add("--check", action="store_true", help="show: decode all media, not only those of the first rows")
     add("--distance", type=int, metavar="N", help="leaks: bits of 256 between near-duplicates (default 24)")
@@ -404,8 +382,22 @@ COMMANDS: Mapping[str, Command] = {
             takes_overrides=False,
         ),
         Command(
+            name="audit",
+            help="verify a run's replay: every hash, every rollout, every draw",
+            arguments=audit_verb.arguments,
+            execute=_audit,
+            takes_overrides=False,
+        ),
+        Command(
+            name="log",
+            help="count, list or export what a run's replay log holds",
+            arguments=log_verb.arguments,
+            execute=_log,
+            takes_overrides=False,
+        ),
+        Command(
             name="data",
-            help="write tasks of the world as a set, show a set, or find what sets share",
+            help="write tasks of the world, show a set, find what sets share, or import traces",
             arguments=_data_arguments,
             execute=_data,
         ),

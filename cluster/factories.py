@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config import RunConfig
 from cluster.phases import ImitationPhase
+from common.layers import LayeredMediaStore
 from common.media import FolderMediaStore
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from actors.actor import Actor
     from actors.config import GenerationConfig
     from actors.tasks.source import PretrainSource, TaskSource
+    from common.chat import Chat
     from learner.config import Curriculum, LearnerConfig
     from learner.learner import Learner
     from learner.warmup import Warmup
@@ -47,7 +49,8 @@ class Site:
 def build_task_source(config: RunConfig, site: Site) -> TaskSource:
     from actors.tasks.source import TaskSource
 
-    return TaskSource(config.world, FolderMediaStore(site.media))
+    store = FolderMediaStore(site.media)
+    return TaskSource(config.world, store, files=config.traces.files, seed=config.seed)
 
 
 def build_pretrain_source(config: RunConfig, site: Site) -> PretrainSource:
@@ -64,6 +67,17 @@ def build_pretrain_source(config: RunConfig, site: Site) -> PretrainSource:
     return PretrainSource(config.world, chat, FolderMediaStore(site.media), seen)
 
 
+def build_chat(config: RunConfig, model: Path) -> Chat:
+    """The tokens of the model in a folder, under the system prompt of its dialect. Raises ModelError, one line."""
+    from actors.dialects.choose import dialect_of
+    from common.chat import Chat
+
+    system = config.model.system
+    if config.model.dialect.tool_list:
+        system = dialect_of(config.model.dialect).system(system)
+    return Chat.from_model(model, system=system)
+
+
 async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, version: int) -> Actor:
     """An actor with its engine, its tool workers and its encoder; waits until all of them are ready."""
     from actors.actor import Actor
@@ -73,11 +87,9 @@ async def build_actor(config: RunConfig, site: Site, name: str, epoch: int, vers
     from actors.grammar import turn_grammar
     from actors.tools.toolbox import build_toolbox
     from actors.views import Viewer
-    from common.chat import Chat
 
     store = FolderMediaStore(site.media)
-    dialect, system = dialect_of(config.model.dialect), config.model.system
-    chat = Chat.from_model(site.model, system=dialect.system(system) if config.model.dialect.tool_list else system)
+    dialect, chat = dialect_of(config.model.dialect), build_chat(config, site.model)
     toolbox = build_toolbox(config.tools, site.media)
     grammar = turn_grammar(dialect.tools()) if config.generation.grammar else None
     generation = generation_config(config)
@@ -122,12 +134,13 @@ def build_learner(config: RunConfig, site: Site, meeting: str, *, rank: int, wor
     """One rank. meeting: where the ranks of this start find each other, a URL that no other start uses."""
     from learner.learner import Learner
 
+    kept = [folder / "media" for folder in config.traces.files]
     return Learner(
         learner_config(config),
         rank=rank,
         world_size=world_size,
         model_folder=site.model,
-        store=FolderMediaStore(site.media),
+        store=LayeredMediaStore(site.media, [FolderMediaStore(folder) for folder in kept if folder.is_dir()]),
         weights_folder=site.weights,
         seed=config.seed,
         rendezvous=meeting if world_size > 1 else None,

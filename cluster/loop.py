@@ -11,6 +11,7 @@ holds a media byte or a token: rollouts pass from actor to replay, and draws fro
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Traces [start, start + count) of curriculum level number `level`, learned from after step `due`."""
+    """Traces [start, start + count) of curriculum level number `level`, learned from after step `due`.
+
+    kept: they come from files, where `start` counts through all levels; the others are synthesised.
+    """
 
     level: int
     num_plates: tuple[int, int]
@@ -44,22 +48,35 @@ class Chunk:
     start: int
     count: int
     due: int
+    kept: bool = False
 
 
-def chunks(phase: ImitationPhase) -> Iterator[Chunk]:
-    """The traces of a phase in the order they are needed; a level's come in evenly over its steps."""
-    begin = 0
+def chunks(phase: ImitationPhase, *, share: float = 0.0) -> Iterator[Chunk]:
+    """The traces of a phase in the order they are needed; a level's come in evenly over its steps, and everywhere about
+    `share` of them are kept ones."""
+    begin = before = 0
     for number, level in enumerate(phase.levels, 1):
-        for start in range(0, level.num_traces, phase.chunk):
-            yield Chunk(
-                level=number,
-                num_plates=level.num_plates,
-                mixed=level.mixed,
-                start=start,
-                count=min(phase.chunk, level.num_traces - start),
-                due=begin + level.num_steps * start // level.num_traces,
-            )
-        begin += level.num_steps
+        for first in range(0, level.num_traces, phase.chunk):
+            last = min(first + phase.chunk, level.num_traces)
+            kept = [num_kept(count, share) for count in (before, before + first, before + last)]
+            made = [count - (each - kept[0]) for count, each in zip((first, last), kept[1:], strict=True)]
+            for (start, stop), from_files in ((made, False), (kept[1:], True)):
+                if start < stop:
+                    yield Chunk(
+                        level=number,
+                        num_plates=level.num_plates,
+                        mixed=level.mixed,
+                        start=start,
+                        count=stop - start,
+                        due=begin + level.num_steps * first // level.num_traces,
+                        kept=from_files,
+                    )
+        begin, before = begin + level.num_steps, before + level.num_traces
+
+
+def num_kept(count: int, share: float) -> int:
+    """How many of the first `count` traces of a phase come from files."""
+    return math.floor(count * share + 1e-9)  # 0.29 · 100 is a hair less than 29
 
 
 async def imitate(
@@ -69,10 +86,11 @@ async def imitate(
     make: Callable[[Chunk], Ref[bytes]],
     after_step: Callable[[int, dict[str, float]], Awaitable[None]],
     first_step: int = 0,
+    share: float = 0.0,
 ) -> None:
     """Phase 1: learn from traces while later ones are still being synthesised by `make`; when a chunk counts depends on
-    the step alone, so a seed fixes every batch."""
-    waiting, sent = deque(chunks(phase)), deque[tuple[Chunk, "Ref[bytes]"]]()
+    the step alone, so a seed fixes every batch. share: of the traces that `make` is to take from files."""
+    waiting, sent = deque(chunks(phase, share=share)), deque[tuple[Chunk, "Ref[bytes]"]]()
     for step in range(first_step, phase.num_steps):
         while True:
             while waiting and len(sent) < CHUNKS_AHEAD:

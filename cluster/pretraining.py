@@ -44,6 +44,18 @@ async def base_model(config: RunConfig, runtime: Runtime, progress: Progress) ->
     return shipped(config)
 
 
+def model_at_hand(config: RunConfig) -> Path:
+    """The base model's directory, where nothing has to be made for it. Raises ModelError, one line."""
+    if config.model.path:
+        return checked(Path(config.model.path))
+    if not config.model.fresh:
+        return shipped(config)
+    folder = small_model_folder(config)
+    if not (folder / "pretrain.json").is_file():
+        raise ModelError(f"{folder}: the base model is not made yet; run `pixelis pretrain` with these keys first")
+    return folder
+
+
 def shipped(config: RunConfig) -> Path:
     """The small model that comes with this project. Raises ModelError where it sees or writes otherwise than asked."""
     made = json.loads((checked(SHIPPED) / "pretrain.json").read_text())

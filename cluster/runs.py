@@ -92,6 +92,20 @@ def open_run(path: Path, *, config_digest: str, resume: bool, config: Mapping[st
         raise
 
 
+def named_run(text: str) -> Path:
+    """The folder that a command line means: `text`, or runs/`text` where only that is there."""
+    named = Path(text)
+    return named if named.exists() or not Path("runs", named).exists() else Path("runs", named)
+
+
+def replay_folder(run: Path) -> Path:
+    """Where the replay of `run` lies: in its folder, or `run` is such a folder itself. Raises RunFolderError."""
+    for folder in (run / "replay", run):
+        if (folder / "log").is_dir():
+            return folder
+    raise RunFolderError(f"{run} holds no run with a replay (no replay/log)")
+
+
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest, or None where no run has begun. Raises RunFolderError for a run of another version."""
     file = path / "manifest.json"

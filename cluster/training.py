@@ -18,6 +18,7 @@ from actors.actor import Actor, Outcome
 from actors.tasks.source import TaskSource
 from cluster.evaluation.arms import answer, held_out, mean, measure
 from cluster.evaluation.phase import phase_row
+from cluster.kept_traces import share_of_files
 from cluster.loop import Chunk, imitate, reinforce
 from cluster.phases import RlPhase, SftPhase
 from cluster.runtime import Ref
@@ -116,6 +117,8 @@ async def _sft(system: System, first_step: int) -> None:
         await system.learner.call_all(Learner.begin, "sft")
 
     def make(chunk: Chunk) -> Ref[bytes]:
+        if chunk.kept:
+            return system.source.send(TaskSource.kept, chunk.start, chunk.count, level=chunk.level)
         plans = system.source.send(
             TaskSource.plans, TRACED_SPLIT, chunk.start, chunk.count, num_plates=chunk.num_plates, level=chunk.level
         )
@@ -128,7 +131,8 @@ async def _sft(system: System, first_step: int) -> None:
         await system.after_step("sft", step, metrics, checkpoint=step % phase.checkpoint_every == 0)
 
     await selection.look(first_step)  # a run may have been stopped between a step and its validation
-    await imitate(phase, learner=system.learner, make=make, after_step=after_step, first_step=first_step)
+    share = share_of_files(system.config)
+    await imitate(phase, learner=system.learner, make=make, after_step=after_step, first_step=first_step, share=share)
     if why := await selection.choose():
         system.progress.note(f"SFT ends with the weights {why}")
     await system.broadcast()

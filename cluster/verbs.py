@@ -22,6 +22,7 @@ from cluster.benchmarks.machine import describe, versions
 from cluster.config import RunConfig, as_values, digest
 from cluster.evaluation.arms import Measured, answer, held_out, mean, measure, outside, place_of
 from cluster.evaluation.results import Evaluation, compare, item_lines, to_be_read
+from cluster.kept_traces import check_sets
 from cluster.memory import watched
 from cluster.pretraining import base_model, checked, small_model, small_model_folder
 from cluster.progress import Progress
@@ -151,6 +152,7 @@ async def _train(
     with opened as run_folder, swept(live_folder(folder)):
         async with watched() as peak, _placed(config) as runtime:
             model = await base_model(config, runtime, progress)
+            await asyncio.to_thread(check_sets, config, model, folder)
             async with (
                 open_site(folder, model) as site,
                 open_system(config, runtime=runtime, run=run_folder, site=site, progress=progress) as system,

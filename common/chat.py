@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ContractError, ModelError
+from common.media import content_digest
 from common.types import MediaRef, Query, Sampling, Turn
 
 PLACEHOLDERS = (
@@ -88,7 +89,7 @@ class Chat:
     def __init__(self, tokenizer: Any, vision: VisionShape, *, system: str = "") -> None:
         self._tokenizer = tokenizer
         self.vision = vision
-        self._system = system
+        self.system = system
         self.image_pad = self._id("<|image_pad|>")
         self.end_of_turn = self._id("<|im_end|>")
         self.vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -114,6 +115,13 @@ class Chat:
             raise ModelError(f"the tokenizer has no {token}; a Qwen-VL style chat tokenizer is needed")
         return int(found)
 
+    @property
+    def digest(self) -> str:
+        """blake3 of the tokenizer, hexadecimal: its vocabulary, its merges, and how it splits text."""
+        values = json.loads(self._tokenizer.to_str())
+        kept = {key: values.get(key) for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        return content_digest(json.dumps(kept, sort_keys=True).encode())
+
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -133,7 +141,7 @@ class Chat:
 
     def question(self, query: Query, views: Sequence[MediaRef]) -> Turn:
         """The opening turn: pictures, or a clip's frames each preceded by its name and second, then the question."""
-        head = f"<|im_start|>system\n{self._system}<|im_end|>\n" if self._system else ""
+        head = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
         pieces: list[str | MediaRef] = [f"{head}<|im_start|>user\n"]
         if query.clip is not None:
             for index, view in zip(query.clip.shown, views, strict=True):

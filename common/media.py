@@ -91,7 +91,7 @@ class FolderMediaStore:
         except FileNotFoundError:
             raise MediaError(f"media {digest[:12]}… is not in {self.root}") from None
 
-    def mapped(self, digest: str) -> mmap.mmap | bytes:
+    def mapped(self, digest: str) -> mmap.mmap | memoryview | bytes:
         """The bytes, read-only and not copied: a file never changes. Raises MediaError as `get` does."""
         try:
             with self.path(digest).open("rb") as file:

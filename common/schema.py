@@ -186,9 +186,10 @@ def encode_traces(traces: Sequence[Trace]) -> bytes:
     return _encode([trace_row(trace) for trace in traces], TRACES)
 
 
-def decode_traces(data: bytes) -> list[Trace]:
-    """The traces of `encode_traces`."""
-    return [trace_of(row) for row in _table(data, "traces").to_pylist()]
+def decode_traces(data: bytes, rows: Sequence[int] | None = None) -> list[Trace]:
+    """The traces of `encode_traces`, or those at `rows`, in that order."""
+    table = _table(data, "traces")
+    return [trace_of(row) for row in (table if rows is None else table.take(rows)).to_pylist()]
 
 
 def rollout_table(data: bytes) -> pa.Table:

@@ -60,11 +60,16 @@ class Committer:
         return self._next - 1
 
     def put(self, kind: int, body: bytes) -> tuple[int, asyncio.Future[None]]:
-        """(sequence number, future that ends when it is durable). Raises ReplayError after a failure."""
+        """(sequence number, future that ends when it is durable). Raises ReplayError after a failure.
+
+        Whoever waits may be cancelled: the record is written all the same, and others wait for it undisturbed.
+        """
         if self.error is not None:
             raise self.error
         durable = asyncio.get_running_loop().create_future()
         durable.add_done_callback(_heard)
+        waited = asyncio.shield(durable)
+        waited.add_done_callback(_heard)
         self._pending.append(_Item(kind, body, durable))
         self._pending_bytes += len(body)
         self.num_bytes += ALIGN + len(body)
@@ -73,7 +78,7 @@ class Committer:
         self._start()
         self._next += 1
         self._last = durable
-        return self._next - 1, durable
+        return self._next - 1, waited
 
     def put_snapshot(self, state: bytes, *, fold: int) -> None:
         """Keep `state`, the fold of everything put so far. Nobody waits for it: without it, opening takes longer."""
@@ -113,7 +118,7 @@ class Committer:
                 self.error = error
                 batch, self._pending = batch + self._pending, []
             for item in batch:
-                if isinstance(item, _Snapshot) or item.durable.done():
+                if isinstance(item, _Snapshot):
                     continue
                 if self.error is None:
                     item.durable.set_result(None)

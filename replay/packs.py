@@ -214,10 +214,14 @@ class PackedMedia:
 
     def digests(self) -> Iterator[str]:
         """Of everything that is here; a picture that lies in two places comes twice."""
+        yield from (digest for digest, _ in self.sizes())
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """Digest and bytes of everything that is here, as `digests`."""
         self._refresh()
         for pack in self.packs:
-            yield from pack.entries()
-        yield from (file.name for file in self.root.glob("??/[!.]*"))
+            yield from ((digest, place.length) for digest, place in pack.entries().items())
+        yield from ((file.name, file.stat().st_size) for file in self.root.glob("??/[!.]*"))
 
     def num_bytes(self) -> int:
         """Of the files that hold them."""

@@ -190,6 +190,8 @@ def frames_of(
 def offsets_of(data: Bytes, segment: Segment) -> Sequence[int]:
     """The byte of every record of the segment, 0 where it is lost: from its footer, or by walking it."""
     if segment.footer:
+        if len(data) != segment.num_bytes:
+            raise LogDamaged(f"{segment.name} was replaced while it was read")
         return array("Q", footer_offsets(data, segment.footer).astype("=u8").tobytes())
     try:
         chain = SegmentHeader.unpack(data, name=segment.name).chain

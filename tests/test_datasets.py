@@ -224,6 +224,50 @@ def test_parquet_holds_paths_or_pictures(tmp_path: Path) -> None:
         read(tmp_path / "t.parquet", tmp_path)
 
 
+def asked(number: int, **changes: Any) -> dict[str, Any]:
+    """A row as VeRL keeps it, and DeepEyes publishes."""
+    told = "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as: <think>"
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((5, 6, 3), number, np.uint8)).save(buffer, "PNG")
+    return {
+        "data_source": "vstar",
+        "prompt": [
+            {"role": "system", "content": "You have tools."},
+            {"role": "user", "content": f"<image>\nWhich of {number}?{told}"},
+        ],
+        "images": [{"bytes": buffer.getvalue(), "path": None}],
+        "ability": "vqa",
+        "reward_model": {"ground_truth": "no parking here", "style": "model"},
+        "extra_info": {"index": 0, "split": "train", "answer": "another answer"},
+    } | changes
+
+
+def test_rows_of_verls_form_are_tasks(tmp_path: Path) -> None:
+    apart = {"index": 0, "split": "test", "question": "<image>What?", "answer": "7"}
+    rows = [asked(1), asked(2, extra_info=apart, reward_model={"ground_truth": None, "style": "rule"})]
+    rows[0]["extra_info"] |= {"question": None}  # the file's columns come from its first row
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    (one, two), said = read(tmp_path, tmp_path)
+    assert not said
+    assert (one.query.question, one.answer, one.kind) == ("Which of 1?", "no parking here", "anls")
+    assert (one.family, one.split, one.query.query_id) == ("vstar", "train", "train-1")
+    assert pixels_of(FolderMediaStore(tmp_path / "store"), one.query.images[0])[0, 0, 0] == 1
+    assert (two.query.question, two.answer, two.kind, two.split) == ("What?", "7", "exact", "test")
+
+
+def test_lines_of_verls_form_name_their_pictures_and_say_what_they_lack(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    good = asked(1, images=["a.png"])
+    lines = [good, good | {"reward_model": None, "extra_info": None}, good | {"prompt": []}, good | {"images": None}]
+    tasks, said = read(write(tmp_path / "set.jsonl", lines), tmp_path)
+    assert len(tasks) == 1 and tasks[0].query.images[0].width == 16
+    wanted = ("no 'answer'", "no 'question'", "no 'media'")
+    assert all(reason in line for reason, line in zip(wanted, said, strict=False))
+    # Our own columns win where a row has both.
+    ours = good | {"media": "a.png", "question": "Ours?", "answer": "x"}
+    assert read(write(tmp_path / "ours.jsonl", [ours]), tmp_path)[0][0].query.question == "Ours?"
+
+
 def test_easy_vqa_is_read_from_its_package(tmp_path: Path) -> None:
     pytest.importorskip("easy_vqa", reason="the package easy-vqa is not installed")
     rows = list(DataSet(open_source("easy-vqa", None)).rows())
@@ -263,6 +307,11 @@ def test_a_saved_hugging_face_set_is_read_without_decoding_it(tmp_path: Path, mo
     assert "test:2: picture 1: not a whole picture" in said[0]
     with pytest.raises(DataError, match="cannot open it"):
         read("hf:nobody/nothing@test", tmp_path)
+    pictures = datasets.Features({"images": datasets.List(datasets.Image())})
+    foreign = datasets.Dataset(pa.Table.from_pylist([asked(3)]))
+    foreign.cast(datasets.Features(foreign.features | pictures)).save_to_disk(str(tmp_path / "verl"))
+    (task,), said = read(tmp_path / "verl", tmp_path)
+    assert (task.query.question, task.answer, said) == ("Which of 3?", "no parking here", [])
 
 
 @needs_shared

@@ -78,7 +78,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in printed for name in COMMANDS)
     assert set(COMMANDS) == {
         *("run", "sft", "rft", "adapt", "eval", "pretrain"),
-        *("ask", "tool", "data", "reenact", "bench", "report", "doctor"),
+        *("ask", "tool", "audit", "log", "data", "reenact", "bench", "report", "doctor"),
     }
 
 

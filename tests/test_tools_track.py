@@ -1,5 +1,7 @@
 """TRK: its arguments, and how the classical tracker keeps to things that turn, grow, hide and meet their like."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes.tools import clip_of
@@ -15,7 +17,7 @@ from actors.tools.segment import Segment
 from actors.tools.track import Follow
 from actors.tools.workspace import Workspace
 from cluster.benchmarks.perception_segments import measure_tracks
-from common.geometry import iou
+from common.geometry import covers, iou
 from common.media import FolderMediaStore, pixels_of
 
 CONFIG = ToolsConfig(num_workers=0, ocr="none", max_frames=12)
@@ -186,3 +188,23 @@ def test_tiny_frames_are_tracked_without_a_crash(size):
 def test_medium_clips_are_followed():
     found = measure_tracks(TRACKER, num=3, level="medium", seed=1)
     assert found["box_iou"] > 0.75 and found["mask_iou"] > 0.75 and found["hota"] > 0.7 and found["visible"] > 0.9
+
+
+def test_boxes_on_a_coarser_grid_cover_the_finer_ones(clip):
+    _, bench, workspace, _ = clip
+    coarse = replace(CONFIG, grid_step=50)
+    for tool, arguments in (
+        (Segment(), {"image": "frame_1", "point": [125, 417]}),
+        (Follow(), {"frame": "frame_1", "point": [125, 417]}),
+    ):
+        asked = tool.plan(parse(arguments, tool.arguments), workspace, CONFIG)
+        result = tool.run(asked.job, bench)
+        fine, wide = (tool.observe(asked, result, workspace, config).payload for config in (CONFIG, coarse))
+        pairs = [(fine["box"], wide["box"])] if "box" in fine else zip(*map(values, (fine, wide)), strict=True)
+        for inner, outer in pairs:
+            assert covers(outer, inner) and not any(value % 50 for value in outer)
+            assert max(abs(a - b) for a, b in zip(inner, outer, strict=True)) < 50
+
+
+def values(payload):
+    return payload["boxes"].values()

@@ -92,7 +92,10 @@ def test_a_failed_call_may_be_answered_but_not_imitated() -> None:
 
 
 def test_a_correction_must_have_failed_and_a_trap_must_not() -> None:
-    failed, worked = [refused(image="image_1"), zoom(), ocr()], [zoom(box=[9, 9, 99, 99]), zoom(3), ocr("493")]
+    failed, worked = (
+        [refused(image="image_1"), zoom(), ocr()],
+        [zoom(box=[9, 9, 99, 99]), zoom(3), ocr("493", image="image_3")],
+    )
     assert filters.not_wrong(enacted(failed, kind="correction", wrong=(0,))) is None
     assert filters.not_wrong(enacted(worked, kind="correction", wrong=(0,))) == "not_wrong"
     for kind in ("trap", "near_miss"):
@@ -105,6 +108,12 @@ def test_a_trap_that_shows_the_answer_is_none(text: str, wrong: bool) -> None:
     calls = [ocr(text, image="image_1"), zoom(), ocr()]
     found = filters.not_wrong(enacted(calls, kind="trap", wrong=(0,)))
     assert found == ("not_wrong" if wrong else None)
+
+
+def test_a_trap_whose_crop_shows_the_answer_to_a_reader_is_none() -> None:
+    for text, found in (("118", None), ("", None), ("493", "not_wrong")):
+        calls = [zoom(box=[9, 9, 99, 99]), ocr(text), zoom(3), ocr("493", image="image_3")]
+        assert filters.not_wrong(enacted(calls, kind="near_miss", wrong=(0,))) == found
 
 
 # The answer is right

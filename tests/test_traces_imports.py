@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.chats import tiny_chat
+from fakes.conversations import HALF, REMINDER, crop, looked, reasoned, zoomed
 from fakes.toolbox import PlainViewer
 from fakes.tools import Plates, plates
 from fakes.traces import PlateReader, a_toolbox
@@ -25,8 +26,14 @@ from common.errors import DataError
 from common.media import FolderMediaStore
 from common.types import Trace
 
-GUIDE = "\n\nGuidelines: Understand the given visual information. Use `crop_image`.\nAnswer in \\boxed{}."
-REMINDER = "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format: <think>...</think>"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    traces: tuple[Trace, ...]
+    imports: Imports
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.imports, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,23 +43,27 @@ class Desk:
     toolbox: Toolbox
     scene: Plates
 
-    async def load(self, records: Sequence[Any], form: Any = "pixel_reasoner", **options: Any) -> Imports:
+    async def load(self, records: Sequence[Any], form: Any = "pixel_reasoner", **options: Any) -> Loaded:
         path = self.folder / "records.json"
         path.write_text(json.dumps(list(records)))
         return await self.load_file(path, form, **options)
 
-    async def load_file(self, path: Path, form: Any = "pixel_reasoner", **options: Any) -> Imports:
+    async def load_file(self, path: Path, form: Any = "pixel_reasoner", **options: Any) -> Loaded:
         given: dict[str, Any] = {"emphasis": Emphasis(), "max_model_len": 5000} | options
-        return await import_traces(
+        traces: list[Trace] = []
+        imports = await import_traces(
             path,
             self.folder / "media",
             form,
+            take=traces.extend,
             store=self.store,
             toolbox=self.toolbox,
             viewer=PlainViewer(),
             chat=tiny_chat(),
             **given,
         )
+        assert imports.num_traces == len(traces)
+        return Loaded(traces=tuple(traces), imports=imports)
 
 
 @pytest.fixture
@@ -64,54 +75,6 @@ def desk(tmp_path: Path) -> Desk:
         Image.fromarray(np.full((56, 56, 3), 60 * at, np.uint8)).save(tmp_path / "media" / f"f{at}.png")
     store = FolderMediaStore(tmp_path / "store")
     return Desk(folder=tmp_path, store=store, toolbox=a_toolbox(store, PlateReader(scene)), scene=scene)
-
-
-def crop(box: Sequence[float], target: int = 1) -> str:
-    call = {"name": "crop_image", "arguments": {"bbox_2d": list(box), "target_image": target}}
-    return f"I look closer.\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
-
-
-def asked(*parts: dict[str, Any], question: str = "Which code?") -> dict[str, Any]:
-    return {"role": "user", "content": [*parts, {"type": "text", "text": question + GUIDE}]}
-
-
-def spoken(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": text, "image": None}]}
-
-
-def heard() -> dict[str, Any]:
-    picture = {"type": "image", "image": "images/a_crop_of_theirs.jpg"}
-    return {"role": "user", "content": [{"type": "text", "text": "Here is the cropped image"}, picture]}
-
-
-PICTURE = {"type": "image", "image": "images/plates.png", "text": None, "video": None}
-HALF = [0.1, 0.1, 0.4, 0.4]
-
-
-def reasoned(*said: str, media: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-    """A Pixel-Reasoner record: every turn but the last is answered by what their tool returned."""
-    turns = [message for text in said[:-1] for message in (spoken(text), heard())]
-    opening = [{"role": "system", "content": "You have tools."}, asked(media or PICTURE)]
-    return {"message_list": [*opening, *turns, spoken(said[-1])]} | fields
-
-
-def zoomed(box: Sequence[float]) -> str:
-    call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": list(box), "label": "plate"}}
-    return f"<think>Too small.</think><tool_call>{json.dumps(call)}</tool_call>"
-
-
-def looked(*said: str, **fields: Any) -> dict[str, Any]:
-    """A DeepEyes record."""
-    turns = [
-        {"role": "user", "content": "<image>Which code?" + REMINDER},
-        *(
-            message
-            for text in said[:-1]
-            for message in ({"role": "assistant", "content": text}, {"role": "user", "content": "<image>"})
-        ),
-        {"role": "assistant", "content": said[-1]},
-    ]
-    return {"prompt": turns, "images": [{"path": "/their/machine/images/plates.png", "bytes": None}]} | fields
 
 
 def said_in(trace: Trace) -> list[str]:

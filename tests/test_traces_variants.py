@@ -66,13 +66,20 @@ def test_a_variant_is_the_golden_chain_with_one_wrong_call_before_a_right_one(bo
     assume(varied is not None)
     assert varied is not None and varied.kind == kind
     at, call = wrong_of(varied)
-    assert call != varied.steps[at + 1].call and call.name == varied.steps[at + 1].call.name
     kept = [step for step in varied.steps if step.imitated]
+    renamed = kind != "correction" and call.name == "ZOOM"
+    if len(kept) == 3:  # the wrong crop is read before the right one is cut
+        assert renamed and at == 0 and kept.pop(0).call == ToolCall(name="OCR", arguments={"image": "image_2"})
+    assert call != kept[at].call and call.name == kept[at].call.name
     assert [step.call.name for step in kept] == ["ZOOM", "OCR"]
     assert kept[0].call == golden.steps[0].call
-    assert varied.answer == Copied(step=2, path=("text",))
-    renamed = kind != "correction" and call.name == "ZOOM"
+    assert varied.answer == Copied(step=len(varied.steps) - 1, path=("text",))
     assert kept[1].call.arguments == {"image": "image_3" if renamed else "image_2"}
+
+
+def test_half_of_the_wrong_crops_are_read() -> None:
+    varied = [near_miss(zooms((100, 100, 300, 300)), stream(seed)) for seed in range(200)]
+    assert 70 < sum(plan is not None and len(plan.steps) == 4 for plan in varied) < 130
 
 
 @settings(deadline=None)
@@ -255,14 +262,16 @@ async def test_every_variant_is_borne_out_by_the_real_tools(bench: Bench, seed: 
     varied = VARIANTS[kind](bench.golden, stream(seed))
     assert varied is not None
     made = await made_of(varied, bench)
+    if made.reason == "not_wrong" and kind == "near_miss":
+        return  # whoever reads the crop finds the answer in it
     assert made.trace is not None, made.reason
     turns = said(made.trace)
-    assert [imitated for _, imitated in turns].count(False) == 1 and len(turns) == 4
+    assert [imitated for _, imitated in turns].count(False) == 1 and len(turns) == len(varied.steps) + 1
     assert turns[-1] == (f"<answer>{bench.scene.codes[0]}</answer>", True)
     chat = tiny_chat()
     heard = [chat.decode(turn.token_ids) for turn in made.trace.turns if turn.role == "tool"]
     (wrong,) = [at for at, (_, imitated) in enumerate(turns) if not imitated]
-    assert ['"error"' in text for text in heard] == [kind == "correction" and at == wrong for at in range(3)]
+    assert ['"error"' in text for text in heard] == [kind == "correction" and at == wrong for at in range(len(heard))]
 
 
 async def test_variants_of_a_chain_over_a_clip_are_borne_out(tmp_path: Path, bench: Bench) -> None:
@@ -283,7 +292,7 @@ async def test_a_trap_that_is_right_after_all_is_dropped(bench: Bench) -> None:
     trapped = replace(bench.golden, steps=steps, kind="trap", answer=Copied(step=2, path=("text",)))
     assert (await made_of(trapped, bench)).reason == "not_wrong"
     fine = replace(trapped, steps=(Step(thought="", call=wider, imitated=False), steps[1], steps[2]))
-    assert (await made_of(fine, bench)).reason == "wrong_answer"  # image_2 is all of it
+    assert (await made_of(fine, bench)).reason == "not_wrong"  # all of it is read, the answer too
 
 
 async def test_a_correction_whose_call_works_is_dropped(bench: Bench) -> None:

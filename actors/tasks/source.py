@@ -6,9 +6,10 @@ picture's bytes, except where a warm-up asks for views as arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +27,23 @@ from common.media import FolderMediaStore
 from common.schema import encode_traces
 from common.types import Clip, MediaRef, Task
 
+if TYPE_CHECKING:
+    from actors.traces.sets import Shelf
+
 See = Callable[[NDArray[np.uint8], int | None], NDArray[np.uint8]]
 """A picture as the model sees it; the second argument is its index where it is a clip's frame."""
 
 
 class TaskSource:
-    """Draws tasks of the procedural world, and the real pictures, into `store`."""
+    """Draws tasks of the procedural world, and the real pictures, into `store`; hands out traces kept in `files`, whose
+    media stay where they are, in an order drawn by `seed`."""
 
-    def __init__(self, config: WorldConfig, store: FolderMediaStore) -> None:
+    def __init__(
+        self, config: WorldConfig, store: FolderMediaStore, *, files: Sequence[Path] = (), seed: int = 0
+    ) -> None:
         self._config, self._store = config, store
+        self._files, self._seed = tuple(files), seed
+        self._shelf: Shelf | None = None
         self._world = World(config, store)
         self._traced = World(replace(config, mix=config.trace_mix or config.mix), store)
 
@@ -45,6 +54,14 @@ class TaskSource:
     def plans(self, split: str, start: int, count: int, *, num_plates: tuple[int, int], level: int) -> list[Plan]:
         """Tasks of a split with the calls that solve them, at one level of the curriculum."""
         return [self._traced.plan(split, start + i, num_plates=num_plates, level=level) for i in range(count)]
+
+    def kept(self, start: int, count: int, *, level: int) -> bytes:
+        """Kept traces [start, start + count), as of one level of the curriculum, Arrow IPC. Raises DataError."""
+        from actors.traces.sets import Shelf, open_sets
+
+        if self._shelf is None:
+            self._shelf = Shelf(open_sets(self._files), self._seed)
+        return encode_traces(self._shelf.traces(start, count, level=level))
 
     def media(self, path: Path, limits: MediaLimits) -> tuple[MediaRef, ...] | Clip:
         """A user's picture or video, checked and normalised. Raises MediaError, one line."""

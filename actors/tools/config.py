@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from common.geometry import GRID
+
 OCR_BACK_ENDS = ("easyocr", "none")
 SEGMENTERS = ("auto", "sam2", "classical")
 TRACKERS = ("auto", "sam2", "nano", "classical")
@@ -65,6 +67,8 @@ class ToolsConfig:
     ocr_detect_side: the side that CRAFT sees at most. ocr_min_confidence: weaker lines are dropped, unless all are.
     sam2_overrides: Hydra overrides for SAM2's own configuration (a checkpoint of another size).
     sam2_image_size: the side of SAM2's input, in pixels.
+    grid_step: the boxes that SEG, TRK and OCR return are multiples of this on the 0–1000 grid, rounded outward, for a
+    model that writes a coarse grid itself.
     zoom_min_side, zoom_max_side: the longer side of a returned crop, in pixels, is brought within these.
     zoom_factor_side: the same at most, where the call names a factor.
     max_pixels, max_frames: larger pictures and longer clips are refused. max_text_length, max_lines: of an OCR
@@ -97,6 +101,7 @@ class ToolsConfig:
     ocr_min_confidence: float = 0.25
     sam2_overrides: tuple[str, ...] = ()
     sam2_image_size: int = 1024
+    grid_step: int = 1
     zoom_min_side: int = 224
     zoom_max_side: int = 448
     zoom_factor_side: int = 1024
@@ -138,6 +143,8 @@ class ToolsConfig:
                     raise ValueError(f"{name}: no tool {tool!r}; there are {', '.join(TOOL_NAMES)}")
                 if value < least or value == 0:
                     raise ValueError(f"{name}.{tool} must be positive, got {value}")
+        if self.grid_step < 1 or GRID % self.grid_step:
+            raise ValueError(f"grid_step must divide {GRID}, got {self.grid_step}")
         if not 1 <= self.zoom_min_side <= self.zoom_max_side:
             raise ValueError(
                 f"zoom_min_side must be in [1, zoom_max_side], got {self.zoom_min_side} with {self.zoom_max_side}"

@@ -203,7 +203,7 @@ def _on_grid(line: dict[str, Any], frame: Box, config: ToolsConfig) -> dict[str,
     shown = {
         "text": shortened(line["text"], config.max_text_length),
         "confidence": line["confidence"],
-        "box": pixels_to_grid(box, width, height),
+        "box": pixels_to_grid(box, width, height, step=config.grid_step),
     }
     if "polygon" in line:
         shown["polygon"] = [

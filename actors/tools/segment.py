@@ -63,7 +63,8 @@ class Segment:
     def observe(self, plan: Plan, result: Result, workspace: Workspace, config: ToolsConfig) -> Seen:
         assert result.picture is not None and plan.source is not None
         name, workspace = workspace.with_mask(Mask(ref=result.picture, source=plan.source))
-        box = pixels_to_grid(tuple(result.values["box"]), plan.source.width, plan.source.height)
+        width, height = plan.source.width, plan.source.height
+        box = pixels_to_grid(tuple(result.values["box"]), width, height, step=config.grid_step)
         return Seen(payload={**result.values, "mask": name, "box": box}, workspace=workspace)
 
 

@@ -98,7 +98,9 @@ class Follow:
         last = len(track.boxes) - 1
         shown = sorted({round(last * index / (NUM_SHOWN - 1)) for index in range(NUM_SHOWN)})
         boxes = {
-            f"frame_{track.start + index + 1}": pixels_to_grid(track.boxes[index], picture.width, picture.height)
+            f"frame_{track.start + index + 1}": pixels_to_grid(
+                track.boxes[index], picture.width, picture.height, step=config.grid_step
+            )
             for index in shown
             for picture in [plan.job.pictures[index]]
         }

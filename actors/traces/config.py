@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 Thoughts: TypeAlias = Literal["none", "plan", "varied"]
@@ -51,13 +52,19 @@ class TraceConfig:
     mix: see TraceMix. thoughts: before a call, "none"; "plan", those that the plan has; "varied", where it has none a
     short one of several (actors/traces/thoughts.py). reenact: every call is executed a second time without the cache,
     and a trace whose observations then differ is dropped. seed: of the variants and thoughts; a run gives its own.
+    files: folders of traces that `pixelis data import` wrote; share: of every level's traces, in (0, 1], so many come
+    from there instead (without files, none do).
     """
 
     mix: TraceMix = field(default_factory=TraceMix)
     thoughts: Thoughts = "plan"
     reenact: bool = False
     seed: int = 0
+    files: tuple[Path, ...] = ()
+    share: float = 0.5
 
     def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be in (0, 1], got {self.share}; to use no files, name none")
         if self.thoughts not in ("none", "plan", "varied"):
             raise ValueError(f'thoughts must be "none", "plan" or "varied", got {self.thoughts!r}')

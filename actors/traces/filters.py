@@ -57,14 +57,16 @@ def failed_call(executed: Executed) -> Reason | None:
 
 def not_wrong(executed: Executed) -> Reason | None:
     """The wrong part is not wrong as its kind says: a correction's call worked, a trap's or a near miss's failed,
-    or showed the answer.
+    or showed the answer, itself or to whoever read its crop.
     """
-    for step, done in zip(executed.plan.steps, executed.calls, strict=True):
+    for at, (step, done) in enumerate(zip(executed.plan.steps, executed.calls, strict=True)):
         if step.imitated or executed.plan.kind not in ("trap", "correction", "near_miss"):
             continue
         if (executed.plan.kind == "correction") != (done.observation.error is not None):
             return "not_wrong"
-        if done.observation.error is None and holds(_spoken(done), executed.answer):
+        crop = values_of(done).get("image")
+        reads = [later for later in executed.calls[at + 1 :] if crop and later.call.arguments.get("image") == crop]
+        if done.observation.error is None and any(holds(_spoken(it), executed.answer) for it in (done, *reads)):
             return "not_wrong"
     return None
 

@@ -11,8 +11,9 @@ import asyncio
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -34,19 +35,22 @@ from actors.traces.thoughts import with_thoughts
 from common.chat import Chat, VisionShape
 from common.errors import MediaError
 from common.geometry import GRID
-from common.media import FolderMediaStore
+from common.media import FolderMediaStore, decode_image, put_users_image
 from common.scoring import score
 from common.types import Clip, ExecutedCall, MediaRef, Query, Task, ToolCall, Trace
 
 Format: TypeAlias = Literal["pixel_reasoner", "deepeyes"]
 Kind: TypeAlias = Literal["exact", "choice", "numeric", "near", "anls"]
 
+FORMATS: tuple[Format, ...] = ("pixel_reasoner", "deepeyes")
 QWEN = VisionShape(patch=14, merge=2, min_pixels=4 * 28 * 28, max_pixels=16384 * 28 * 28)
 """The size at which the published models were shown a picture: Qwen2.5-VL's processor as it comes."""
 _FRAME_S = 1.0
 """Seconds between a video's frames where only their pictures are given."""
 _THINK = ("<think>", "</think>")
 _HAIR = 1e-6
+_AHEAD = 8
+"""Records read ahead for each one that is being executed: a file may be larger than the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +62,25 @@ class Imports:
     by. num_masked: kept calls that failed and are not imitated. num_cut: kept without their end.
     """
 
-    traces: tuple[Trace, ...]
-    num_records: int
-    dropped: Mapping[str, int]
-    num_unchecked: int
-    num_masked: int
-    num_cut: int
+    num_records: int = 0
+    num_traces: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    num_unchecked: int = 0
+    num_masked: int = 0
+    num_cut: int = 0
+
+    def plus(self, made: Sequence[_Made]) -> Imports:
+        """The same with a few records more."""
+        kept = [one for one in made if one.trace is not None]
+        dropped = Counter(self.dropped) + Counter(one.reason for one in made if one.trace is None)
+        return Imports(
+            num_records=self.num_records + len(made),
+            num_traces=self.num_traces + len(kept),
+            dropped=dict(dropped.most_common()),
+            num_unchecked=self.num_unchecked + sum(one.unchecked for one in kept),
+            num_masked=self.num_masked + sum(one.masked for one in kept),
+            num_cut=self.num_cut + sum(one.was_cut for one in kept),
+        )
 
 
 async def import_traces(
@@ -71,6 +88,7 @@ async def import_traces(
     media: Path,
     format: Format,
     *,
+    take: Callable[[Sequence[Trace]], object],
     store: FolderMediaStore,
     toolbox: Toolbox,
     viewer: Viewer,
@@ -86,13 +104,16 @@ async def import_traces(
     limits: MediaLimits | None = None,
     concurrency: int = 8,
     again: Toolbox | None = None,
+    told: Callable[[Imports], object] = lambda imports: None,
 ) -> Imports:
     """Read conversations from `path`, media from the folder `media`, and execute their calls. Waits for all of them.
 
+    take: given the traces, some at a time, in the order of their records; their media are in `store`.
     boxes: the frame that pixels are counted in (DialectConfig); shape: how large the published model saw a picture.
     kind: how an answer is compared with the right one where the record names it. thoughts: "plan" keeps the
     conversations' own. too_long: what becomes of a trace beyond max_model_len; "cut" keeps its whole turns within.
-    concurrency: records at once. again: a toolbox without a cache that executes every call a second time.
+    concurrency: records at once. again: a toolbox without a cache that executes every call a second time. told: how far
+    it is.
     Raises DataError, one line, where the file cannot be read.
     """
     dialect = dialect_of(DialectConfig(name=format, boxes=boxes))
@@ -128,17 +149,13 @@ async def import_traces(
             )
             return _made(made, executed, record, max_model_len)
 
-    records = await asyncio.to_thread(lambda: list(read_records(path)))
-    results = await asyncio.gather(*map(one, records))
-    kept = [made for made in results if made.trace is not None]
-    return Imports(
-        traces=tuple(made.trace for made in kept if made.trace is not None),
-        num_records=len(results),
-        dropped=dict(Counter(made.reason for made in results if made.trace is None).most_common()),
-        num_unchecked=sum(made.unchecked for made in kept),
-        num_masked=sum(made.masked for made in kept),
-        num_cut=sum(made.was_cut for made in kept),
-    )
+    records, imports = read_records(path), Imports()
+    while some := await asyncio.to_thread(lambda: list(islice(records, _AHEAD * concurrency))):
+        made = await asyncio.gather(*map(one, some))
+        take([each.trace for each in made if each.trace is not None])
+        imports = imports.plus(made)
+        told(imports)
+    return imports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,14 +257,8 @@ class _Importer:
         """The question with its media in the store. Raises RecordError."""
         refs: list[MediaRef] = []
         clip: Clip | None = None
-        for path in record.media:
-            file = find_media(path, self._media)
-            if file is None:
-                raise RecordError("no_media")
-            try:
-                opened = open_media(file, self._store, self._limits)
-            except MediaError:
-                raise RecordError("no_media") from None
+        for medium in record.media:
+            opened = self._opened(medium)
             if isinstance(opened, Clip):
                 clip = opened
             else:
@@ -259,6 +270,20 @@ class _Importer:
             clip = Clip(frames=tuple(refs), times_s=times, shown=tuple(range(len(refs))))
         images = () if clip is not None else tuple(refs)
         return Query(query_id=f"{self._family}/{record.name}", question=record.question, images=images, clip=clip)
+
+    def _opened(self, medium: str | bytes) -> tuple[MediaRef, ...] | Clip:
+        """A file below the folder of media, or an encoded picture, in the store. Raises RecordError."""
+        try:
+            if isinstance(medium, str):
+                file = find_media(medium, self._media)
+                if file is not None:
+                    return open_media(file, self._store, self._limits)
+            elif len(medium) <= self._limits.max_bytes:
+                pixels = decode_image(medium, name="picture", max_pixels=self._limits.max_pixels)
+                return (put_users_image(self._store, pixels),)
+        except MediaError:
+            pass
+        raise RecordError("no_media")
 
     def _opening(self, query: Query) -> list[Shown]:
         if query.clip is not None:

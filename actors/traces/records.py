@@ -1,6 +1,6 @@
 """Published conversations as plain values: what was asked about which media, what the model said, what is right.
 
-Two families of files are read, as a JSON list or as JSON lines (one object a line):
+Two families of files are read, as a JSON list, as JSON lines (one object a line) or as Parquet (a column a key):
 
     Pixel-Reasoner   {"message_list": [{"role": "user", "content": [{"type": "image", "image": "images/7.jpg"},
                      {"type": "video", "video": ["images/7_1.jpg", …]}, {"type": "text", "text": "…"}]}, …]}
@@ -8,30 +8,27 @@ Two families of files are read, as a JSON list or as JSON lines (one object a li
                      "reward_model": {"ground_truth": "…"}, "extra_info": {"question": "…", "answer": "…"}}
 
 The list of messages may also be called messages or conversations, its entries {"from": "human", "value": "…"}, and
-pictures may stand beside it under images or image. What the user's later messages hold (crops, errors) is what a tool
-returned there and is not read. Keys that are null count as absent.
+pictures may stand beside it under images or image, in Parquet also as {"bytes": …}. What the user's later messages
+hold (crops, errors) is what a tool returned there and is not read. Keys that are null count as absent.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from actors.tasks.datasets.files import parquet_rows
+from actors.tasks.datasets.verl import TRUTHS, mapping, plain_question, truths
 from common.errors import DataError
 
 _MESSAGES = ("message_list", "messages", "conversations", "prompt")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_TRUTHS = ("answer", "solution", "ground_truth", "gt")
 _NAMES = ("id", "qid", "doc_id", "index")
-_PLACEHOLDER = re.compile(r"<image>|<video>")
-_HOW_TO = re.compile(
-    r"\s*(?:Guidelines: Understand the given visual information|Think first, call \*\*image_zoom_in_tool).*", re.DOTALL
-)
-"""What the published prompts say of their own tools, after the question."""
+_BESIDE = ("response", "images", "image", "videos", "video", "extra_info", "reward_model")
+"""What a record holds beside its messages."""
 
 
 class RecordError(Exception):
@@ -40,13 +37,13 @@ class RecordError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A conversation. media: paths as written; video: they are one video's frames, or its file. said: the model's turns
-    in order. truths: right answers, none where the record names none.
+    """A conversation. media: paths as written, or encoded pictures; video: they are one video's frames, or its file.
+    said: the model's turns in order. truths: right answers, none where the record names none.
     """
 
     name: str
     question: str
-    media: tuple[str, ...]
+    media: tuple[str | bytes, ...]
     video: bool
     said: tuple[str, ...]
     truths: tuple[str, ...]
@@ -54,19 +51,35 @@ class Record:
 
 def read_records(path: Path) -> Iterator[Record | RecordError]:
     """The records of a file in order; what is none costs itself only. Raises DataError, one line."""
+    values = _rows(path) if path.suffix == ".parquet" else _values(_text(path))
+    for number, value in enumerate(values, 1):
+        try:
+            yield value if isinstance(value, RecordError) else _record(value, f"{path.stem}-{number}")
+        except RecordError as error:
+            yield error
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """The rows of a Parquet file. Raises DataError, one line."""
+
+    def wanted(names: list[str]) -> list[str]:
+        if not set(_MESSAGES) & set(names):
+            raise DataError(f"{path}: no column {' or '.join(_MESSAGES)}; it has {', '.join(names)}")
+        return [name for name in (*_MESSAGES, *_NAMES, *_BESIDE, *TRUTHS) if name in names]
+
+    return parquet_rows(path, wanted)
+
+
+def _text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; give JSON or JSON lines") from None
+        raise DataError(f"{path}: not UTF-8 text; give JSON, JSON lines or Parquet") from None
     if not text.strip():
         raise DataError(f"{path}: the file is empty")
-    for number, value in enumerate(_values(text), 1):
-        try:
-            yield value if isinstance(value, RecordError) else _record(value, f"{path.stem}-{number}")
-        except RecordError as error:
-            yield error
+    return text
 
 
 def find_media(path: str, folder: Path) -> Path | None:
@@ -106,7 +119,7 @@ def _record(value: Any, name: str) -> Record:
     turns = [_turn(message) for message in messages]
     asked = next((turn for turn in turns if turn.role == "user"), None)
     said = tuple(turn.text for turn in turns if turn.role == "assistant")
-    extra = _mapping(value.get("extra_info"))
+    extra = mapping(value.get("extra_info"))
     if isinstance(value.get("response"), str):
         said = (*said, value["response"])
     if asked is None or not said:
@@ -120,11 +133,11 @@ def _record(value: Any, name: str) -> Record:
     given = next((value[key] for key in _NAMES if isinstance(value.get(key), str | int)), name)
     return Record(
         name=str(given),
-        question=_HOW_TO.sub("", _PLACEHOLDER.sub("", question), count=1).strip(),
+        question=plain_question(question),
         media=media if asked.media else media[: max(1, asked.text.count("<image>"))],
         video=asked.video or bool(not asked.media and _paths(value.get("videos") or value.get("video"))),
         said=said,
-        truths=tuple(_truths(value, extra)),
+        truths=tuple(truths(value, extra, mapping(value.get("reward_model")))),
     )
 
 
@@ -132,7 +145,7 @@ def _record(value: Any, name: str) -> Record:
 class _Turn:
     role: str
     text: str
-    media: tuple[str, ...]
+    media: tuple[str | bytes, ...]
     video: bool
 
 
@@ -151,29 +164,10 @@ def _turn(message: Any) -> _Turn:
     return _Turn(role=role, text=text, media=tuple(media), video=any(_paths(part.get("video")) for part in parts))
 
 
-def _paths(value: Any) -> list[str]:
-    """Paths of a text, a list of texts, or {"path": …}."""
-    if isinstance(value, str):
-        return [value]
+def _paths(value: Any) -> list[str | bytes]:
+    """Paths of a text or {"path": …}, encoded pictures of {"bytes": …}, or those of a list."""
+    if isinstance(value, str | bytes):
+        return [value] if value else []
     if isinstance(value, Mapping):
-        return _paths(value.get("path"))
+        return _paths(value.get("bytes") or value.get("path"))
     return [path for item in value for path in _paths(item)] if isinstance(value, list) else []
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _truths(value: Mapping[str, Any], extra: Mapping[str, Any]) -> Iterator[str]:
-    for source in (value, extra, _mapping(value.get("reward_model"))):
-        for key in _TRUTHS:
-            found = source.get(key)
-            for item in found if isinstance(found, list) else [found]:
-                if isinstance(item, str | int | float) and not isinstance(item, bool) and str(item).strip():
-                    yield _unboxed(str(item).strip())
-
-
-def _unboxed(text: str) -> str:
-    r"""What \boxed{} holds, or the text."""
-    found = re.fullmatch(r"\\boxed\{(.*)\}", text, re.DOTALL)
-    return found[1] if found else text

@@ -2,6 +2,7 @@
 
     trap        a plausible call at the wrong place or of the wrong picture; then the golden chain
     near_miss   the right box, moved so that a part is missed; then the golden chain
+                (half of the wrong crops are read first, as a policy would that does not know yet)
     correction  a call that errs: swapped corners, an empty box, a reference to nothing; then the golden chain
     negative    a task that needs no tool, answered at once
 
@@ -33,6 +34,7 @@ _MISSED = (0.25, 0.5)
 _APART = 250
 """On the grid: how far a wrong point lies from the right one, at least."""
 _TRIES = 40
+_READ_SHARE = 0.5
 
 
 def vary(plan: Plan, mix: TraceMix, *, seed: int) -> Plan | None:
@@ -123,22 +125,32 @@ def _preceded(plan: Plan, kind: str, wrong: Sequence[_Wrong], random: np.random.
     copies = {name: source for name, source in right.copies.items() if name != chosen.name}
     named = NAMED.get(call.name) if kind != "correction" else None
     taken = 0 if named is None else _count(plan, at, named)
+    made = [Step(thought="", call=call, copies=copies, imitated=False)]
+    if named == "image" and random.random() < _READ_SHARE:
+        made += _read(plan, at, taken)
     after = tuple(
         replace(
             step,
             call=step.call if named is None else _renamed(step.call, named, taken),
-            copies={name: _later(source, at) for name, source in step.copies.items()},
+            copies={name: _later(source, at, len(made)) for name, source in step.copies.items()},
         )
         for step in plan.steps[at:]
     )
-    made = Step(thought="", call=call, copies=copies, imitated=False)
-    answer = None if plan.answer is None else _later(plan.answer, at)
-    return replace(plan, steps=(*plan.steps[:at], made, *after), kind=kind, answer=answer)
+    answer = None if plan.answer is None else _later(plan.answer, at, len(made))
+    steps = (*plan.steps[:at], *made, *after)
+    return replace(plan, steps=steps, kind=kind, answer=answer)
 
 
-def _later(source: Copied, at: int) -> Copied:
-    """A copy's source once a step came before step `at`."""
-    return replace(source, step=source.step + 1) if source.step >= at else source
+def _read(plan: Plan, at: int, taken: int) -> list[Step]:
+    """The step after step `at` where it reads what that one cut out: it reads the wrong crop, which has the name."""
+    image = f"image_{taken + 1}"
+    reads = [step for step in plan.steps[at + 1 : at + 2] if step.call.name == "OCR" and not step.copies]
+    return [step for step in reads if step.call.arguments.get("image") == image]
+
+
+def _later(source: Copied, at: int, number: int) -> Copied:
+    """A copy's source once `number` steps came before step `at`."""
+    return replace(source, step=source.step + number) if source.step >= at else source
 
 
 def _renamed(call: ToolCall, kind: str, taken: int) -> ToolCall:

@@ -6,7 +6,8 @@ are taken as Arrow, so no picture is decoded before its task is drawn. The usual
     media     media, image, images, video        answer    answer, answers, label
     question  question, query                    id        id, question_id, questionId
 
-Anything else needs a reader of one's own, or `rename_column` before the set is saved.
+Rows of VeRL's form (actors/tasks/datasets/verl.py) are understood too. Anything else needs a reader of one's own, or
+`rename_column` before the set is saved.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.tasks.datasets.files import COLUMNS, REQUIRED
+from actors.tasks.datasets import verl
+from actors.tasks.datasets.files import COLUMNS, REQUIRED, is_foreign
 from actors.tasks.datasets.readers import Source
 from common.errors import DataError
 
@@ -58,8 +60,12 @@ def _opened(name: str, opens: Any) -> Any:
 
 
 def _source(data: Any, name: str, stem: str, media: Path | None) -> Source:
-    columns = {key: column for key in COLUMNS if (column := _column(key, data.column_names)) is not None}
-    for key in REQUIRED:
+    foreign = is_foreign(data.column_names)
+    if foreign:
+        columns = {name: name for name in verl.COLUMNS if name in data.column_names}
+    else:
+        columns = {key: column for key in COLUMNS if (column := _column(key, data.column_names)) is not None}
+    for key in () if foreign else REQUIRED:
         if key not in columns:
             raise DataError(f"{name}: no column {' or '.join(NAMES[key])}; it has {', '.join(data.column_names)}")
     # A picture that is not embedded is named by an absolute path, wherever the library keeps it.
@@ -79,4 +85,4 @@ def _rows(data: Any, columns: Mapping[str, str]) -> Iterator[tuple[int, Mapping[
             row = {key: values[name] for key, name in columns.items()}
             for key, names in labels.items():
                 row[key] = None if row[key] is None else names[row[key]]
-            yield number, row
+            yield number, verl.row_from(row) if is_foreign(row) else row

@@ -22,8 +22,7 @@ from actors.tasks.scenes.moving import draw_moving
 from actors.tasks.scenes.truth import MEDIUM, Event, Moving, Shape
 from actors.tasks.scenes.writing import lay_ink, write
 from actors.tasks.shifts import Pen, Shift, pen, severity
-from actors.tasks.world.drawn import Drawn, Named, Pixels
-from common.geometry import GRID
+from actors.tasks.world.drawn import Drawn, Named, Pixels, looked_for, nearest_box
 from common.types import Box, ToolCall
 
 T = TypeVar("T")
@@ -73,7 +72,7 @@ def event(
     event = asked[int(random.integers(len(asked)))]
     find = ToolCall(name="TEMP", arguments={"track": "track_1", "event": event.kind})
     colour = alone[event.thing].colour
-    steps = (_track(moving, event.thing, config), Step(thought="", call=find))
+    steps = (_track(moving, event.thing, colour, config), Step(thought="", call=find))
     question = f"clock when the {colour} shape {event.kind}?"
     return _timed(random, moving, event, question=question, steps=steps, pen=pen(shift))
 
@@ -98,14 +97,15 @@ def identity(
         frames[-1] = _inked(frames[-1].copy(), box, code, pen(shift))
     asked = int(random.integers(len(twins)))
     last = f"frame_{NUM_FRAMES}"
+    name = f"{words[asked]} {moving.things[twins[asked] - 1].colour}"
     return Drawn(
         pictures=tuple(frames),
         times_s=moving.times_s,
         shown=(0, NUM_FRAMES - 1),
-        question=f"last code of the {words[asked]} {moving.things[twins[asked] - 1].colour} shape?",
+        question=f"last code of the {name} shape?",
         answer=codes[asked],
         steps=(
-            _track(moving, twins[asked], config),
+            _track(moving, twins[asked], name, config),
             Step(
                 thought="",
                 call=ToolCall(name="ZOOM", arguments={"image": last, "box": []}),
@@ -185,13 +185,11 @@ def _timed(
     )
 
 
-def _track(moving: Moving, number: int, config: WorldConfig) -> Step:
+def _track(moving: Moving, number: int, name: str, config: WorldConfig) -> Step:
     box = moving.tracks[number - 1].boxes[0]
     assert box is not None
-    step = config.grid_step
-    nearest = [step * round(value * GRID / SIDE / step) for value in box]
-    arguments = {"frame": "frame_1", "box": nearest}
-    return Step(thought="", call=ToolCall(name="TRK", arguments=arguments))
+    arguments = {"frame": "frame_1", "box": list(nearest_box(box, SIDE, config))}
+    return Step(thought=looked_for(name), call=ToolCall(name="TRK", arguments=arguments))
 
 
 def _told_apart(moving: Moving, twins: list[int]) -> list[str] | None:

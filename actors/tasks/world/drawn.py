@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from actors.tasks.config import WorldConfig
 from actors.tasks.plan import Copied, Step
 from actors.tasks.shifts import Shift
-from common.geometry import pixels_to_grid
+from common.geometry import GRID, pixels_to_grid
 from common.types import Box
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -64,3 +64,18 @@ def written_box(box: Box, config: WorldConfig, *, side: int | None = None) -> tu
     x0, y0, x1, y1 = box
     wide = (round(x0 - margin), round(y0 - margin), round(x1 + margin), round(y1 + margin))
     return pixels_to_grid(wide, side, side, step=config.grid_step)
+
+
+def nearest_box(box: Box, side: int, config: WorldConfig) -> tuple[int, int, int, int]:
+    """A box rounded to the nearest lines of the grid: what a planned track starts from. side: of its picture."""
+    step = config.grid_step
+    x0, y0, x1, y1 = (step * round(value * GRID / side / step) for value in box)
+    return x0, y0, x1, y1
+
+
+def looked_for(name: str) -> str:
+    """The thought before a call that says where a thing is: its name, as captions write it before a place.
+
+    The question names it too, several turns earlier; written again beside the place it is far easier to bind.
+    """
+    return f" {name}"

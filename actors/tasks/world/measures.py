@@ -17,8 +17,8 @@ import numpy as np
 from actors.tasks.config import WorldConfig
 from actors.tasks.plan import Copied, Step
 from actors.tasks.shifts import Shift
-from actors.tasks.world.desk import Desk, Lying, draw_desk
-from actors.tasks.world.drawn import Drawn, Named, written_box
+from actors.tasks.world.desk import NOTE, Desk, Lying, draw_desk
+from actors.tasks.world.drawn import Drawn, Named, looked_for, written_box
 from common.types import ToolCall
 
 MAX_SHAPES = 4
@@ -72,7 +72,7 @@ def hop(random: np.random.Generator, config: WorldConfig, crowd: tuple[int, int]
         answer=f"{shape.fill:.3f}",
         kind="near",
         steps=(
-            Step(thought="", call=zoom),
+            Step(thought=looked_for(NOTE), call=zoom),
             Step(thought="", call=read),
             _segment(shape),
             _measure("mask_1"),
@@ -88,7 +88,8 @@ def _number(random: np.random.Generator, crowd: tuple[int, int], fewest: int) ->
 
 
 def _segment(shape: Lying) -> Step:
-    return Step(thought="", call=ToolCall(name="SEG", arguments={"image": "image_1", "point": list(shape.inside)}))
+    call = ToolCall(name="SEG", arguments={"image": "image_1", "point": list(shape.inside)})
+    return Step(thought=looked_for(shape.colour), call=call)
 
 
 def _measure(mask: str) -> Step:

@@ -14,7 +14,7 @@ from actors.tasks.config import WorldConfig
 from actors.tasks.plan import Step
 from actors.tasks.scene import Plate, Scene, draw_scene
 from actors.tasks.shifts import Shift
-from actors.tasks.world.drawn import Drawn, Named, written_box
+from actors.tasks.world.drawn import Drawn, Named, looked_for, written_box
 from common.types import ToolCall
 
 FRAME_S = 0.5
@@ -92,7 +92,8 @@ def _scene(random: np.random.Generator, config: WorldConfig, crowd: tuple[int, i
 def _read(plate: Plate, source: str, crop: str, config: WorldConfig) -> tuple[Step, ...]:
     box = list(written_box(plate.box, config))
     zoom = ToolCall(name="ZOOM", arguments={"image": source, "box": box})
-    return Step(thought="", call=zoom), Step(thought="", call=ToolCall(name="OCR", arguments={"image": crop}))
+    read = ToolCall(name="OCR", arguments={"image": crop})
+    return Step(thought=looked_for(plate.colour), call=zoom), Step(thought="", call=read)
 
 
 def _named(scenes: list[Scene]) -> tuple[Named, ...]:

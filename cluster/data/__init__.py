@@ -1,0 +1,1 @@
+"""What `pixelis data` does, a file a word: world, show, leaks, import."""
