@@ -14,7 +14,6 @@ from replay.frames import ALIGN, SEAL, STAND_INS, TOMBSTONE, Bytes, SegmentHeade
 from replay.records import Kind
 from replay.segments import Loss, Segment, map_file, offsets_of, read_segments
 
-
 KIND_NAMES: Mapping[int, str] = {int(kind): kind.name.lower() for kind in Kind} | {TOMBSTONE: "tombstone"}
 """What people call the frames that have a number of the log."""
 

@@ -33,6 +33,7 @@ from fakes.sabotage import (
     draw_one_twice,
     draw_what_was_given_up,
     erase_but_keep_a_picture,
+    erase_from_a_draw_that_does_not_add_up,
     erase_without_doing,
     flip,
     flip_a_body,
@@ -374,10 +375,10 @@ PLANTS = {
     "rollouts that the fold counts otherwise": Plant(
         rule="count", plant=unplaced(leave_one_out), says="spent as drawn: 9 by the records, 10 by the fold"
     ),
-    "a log that cannot be opened": Plant(rule="count", plant=never_begin, says="cannot be opened"),
-    "a picture that is gone": Plant(
-        rule="missing media", plant=lose_a_picture, says="which the replay does not hold"
+    "a log that cannot be opened": Plant(
+        rule="count", plant=erase_from_a_draw_that_does_not_add_up, says="cannot be opened"
     ),
+    "a picture that is gone": Plant(rule="missing media", plant=lose_a_picture, says="which the replay does not hold"),
     "a picture that is another": Plant(
         rule="damaged media", plant=flip_a_picture, says="other bytes lie under that name"
     ),

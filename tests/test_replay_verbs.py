@@ -23,6 +23,7 @@ from replay.disk import Disk
 from replay.export import RECORD_COLUMNS, ROLLOUT_COLUMNS, export
 from replay.frames import Bytes
 from replay.listing import LONG_LIST, LONG_TEXT, listing, shortened
+from replay.packs import PackedMedia
 from replay.records import Advance, Drawn, Kind, decode
 from replay.survey import survey
 
@@ -130,7 +131,7 @@ def test_stats_count_what_the_log_holds(run: Path, capfd: pytest.CaptureFixture[
     assert sum(found["versions"].values()) == 18 and found["versions"]["none"] == 1
     [segment] = (run / "replay" / "log").glob("*.segment")
     assert found["num_bytes"] == segment.stat().st_size
-    media = {file.name: file.stat().st_size for file in (run / "replay" / "media").glob("??/*")}
+    media = dict(PackedMedia(run / "replay" / "media").sizes())
     assert (found["media"]["num_kept"], found["media"]["num_bytes"]) == (len(media), sum(media.values()))
     assert found["dedupe_ratio"] == found["media"]["mentioned_bytes"] / sum(media.values())
     assert "rollouts by phase: rft 12, ttrl 6" in printed(capfd, ["log", "stats", str(run)])

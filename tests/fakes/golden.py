@@ -39,10 +39,11 @@ from common.errors import ContractError
 from common.schema import ROLLOUTS, SCHEMA_VERSION, TRACE_VERSION, decode_rollouts, encode_rollouts, encode_traces
 from common.types import Observation, PointTarget, Rollout, SpanTarget, Trace
 from replay.buffer import ReplayBuffer
-from replay.config import Durability, IndexConfig, ReplayConfig
-from replay.frames import FORMAT_VERSION
-from replay.segments import read_frames
+from replay.config import Durability, IndexConfig, ReplayConfig, Retention
+from replay.erasure import erase_source
+from replay.frames import FORMAT_VERSION, TOMBSTONE
 from replay.opening import open_replay
+from replay.reading import KIND_NAMES, read_log
 from replay.records import Kind, Record, decode
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -51,13 +52,15 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def log_values(folder: Path) -> list[dict[str, Any]]:
     """Every record of the log in `folder` as plain JSON values."""
     found = []
-    for frame in read_frames(folder):
-        body = bytes(frame.body)
-        if frame.kind == Kind.ROLLOUT:
-            held: Any = [dataclasses.asdict(rollout) for rollout in decode_rollouts(body)]
+    for entry in read_log(folder).entries():
+        body = bytes(entry.body)
+        if entry.kind == TOMBSTONE:
+            held: Any = {"was": entry.was}
+        elif entry.kind == Kind.ROLLOUT:
+            held = [dataclasses.asdict(rollout) for rollout in decode_rollouts(body)]
         else:
-            held = msgspec.to_builtins(decode(frame.kind, body))
-        found.append({"sequence": frame.sequence, "kind": frame.kind, "values": held})
+            held = msgspec.to_builtins(decode(entry.kind, body))
+        found.append({"sequence": entry.place.sequence, "kind": entry.kind, "values": held})
     return plain(found)
 
 
@@ -71,7 +74,7 @@ def shape() -> dict[str, Any]:
     return plain(
         {
             "columns": {column.name: str(column.type) for column in ROLLOUTS},
-            "kinds": {kind.name: int(kind) for kind in Kind},
+            "kinds": {name.upper(): kind for kind, name in KIND_NAMES.items()},
             "records": {held.__name__: _undescribed(msgspec.json.schema(held)) for held in get_args(Record)},
         }
     )
@@ -110,7 +113,8 @@ def rollouts() -> list[Rollout]:
 
 
 async def write_log(folder: Path) -> None:
-    """Two writers; a record of every kind."""
+    """Several writers; a record of every kind."""
+    await _write_and_take_away(folder)
     index = IndexConfig(encoder="e1", dimension=4)
     config = ReplayConfig(folder=folder, segment_bytes=40_000, durability=Durability(mode="always"), index=index)
     first, second, third, fourth, bad = map(_encoded, rollouts())
@@ -137,6 +141,23 @@ async def write_log(folder: Path) -> None:
     await buffer.rewind(0, version=2)
     await buffer.sample(0)
     await buffer.close()
+
+
+async def _write_and_take_away(folder: Path) -> None:
+    """A phase of which one group is pruned to its keys and the other, of a source of its own, is erased."""
+    config = ReplayConfig(folder=folder, durability=Durability(mode="always"))
+    buffer = open_replay(config)
+    await buffer.begin("warm", groups_per_step=1, max_policy_lag=1, votes=False, version=0)
+    for number, producer in ((7, "actor-0"), (8, "actor-7")):
+        await buffer.admit(f"g{number}")
+        for rollout in a_group(number, producer=producer, phase="warm"):
+            await buffer.add(_encoded(rollout))
+    await buffer.sample(0)
+    await buffer.advance(1, 1)
+    await buffer.release("warm", 1)
+    await buffer.close()
+    erase_source(folder, "actor-7")
+    await open_replay(dataclasses.replace(config, retention=Retention(keep_bytes=1))).close()
 
 
 async def _expire(buffer: ReplayBuffer) -> None:
@@ -171,8 +192,9 @@ def main(suffix: str = "") -> None:
             for segment in sorted((Path(aside) / "log").glob("*.segment")):
                 shutil.copy(segment, folder)
         values = log_values(folder)
-        if missing := {kind.name for kind in Kind} - {Kind(value["kind"]).name for value in values}:
-            raise ContractError(f"the golden log holds no record of {', '.join(sorted(missing))}: extend write_log")
+        if missing := KIND_NAMES.keys() - {value["kind"] for value in values}:
+            names = ", ".join(sorted(KIND_NAMES[kind] for kind in missing))
+            raise ContractError(f"the golden log holds no record of {names}: extend write_log")
         (folder / "values.json").write_text(json.dumps(values))
         (folder / "shape.json").write_text(json.dumps(shape(), indent=1))
 

@@ -23,9 +23,9 @@ from common.schema import decode_rollouts, encode_rollouts
 from common.types import Rollout
 from replay.buffer import ReplayBuffer
 from replay.config import Drawing, Durability, ReplayConfig
-from replay.segments import read_frames
 from replay.opening import open_replay
 from replay.records import Drawn, Kind, Rewind, decode
+from replay.segments import read_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -296,6 +296,12 @@ def erase_without_doing(folder: Path) -> int:
     return at
 
 
+def erase_from_a_draw_that_does_not_add_up(folder: Path) -> int:
+    """The last draw names a rollout less than records; an erasure goes through them in pairs."""
+    edited(folder, Drawn, -1, rollout_ids=a_draw(folder, -1).rollout_ids[:1])
+    return appended(folder, Erased(group_ids=(), sequences=(), num_rollouts=0))
+
+
 def erase_but_keep_a_picture(folder: Path) -> None:
     orphan(folder)
     asked = Erase(source="0" * 64, group_ids=(), sequences=(), num_rollouts=0, media=("ab" * 32,))
