@@ -100,8 +100,11 @@ async def _under_shift(system: System, phase: RlPhase) -> float:
     """Accuracy with tools on held-out tasks under the shift that `phase` adapts to."""
     settings = system.config.evaluation
     tasks = await system.source.call(TaskSource.tasks, settings.split, 0, settings.num_tasks, phase.shift)
-    outcomes = await answer(system, tasks)
-    return mean([outcome.score for outcome in outcomes])
+    system.progress.start(f"evaluating under {phase.shift}", len(tasks))
+    accuracy = mean([outcome.score for outcome in await answer(system, tasks)])
+    system.progress.update(len(tasks), learned=accuracy)
+    system.progress.finish()
+    return accuracy
 
 
 def num_steps(system: System, name: PhaseName) -> int:
@@ -173,6 +176,8 @@ async def _rl(system: System, phase: RlPhase, first_step: int) -> None:
             await remember(system)
         if phase.shift:
             system.save_state(shifted_before=await _under_shift(system, phase))
+        if phase.votes or phase.shift:
+            system.progress.start(TITLES[phase.name], phase.num_steps)
     await system.replay.call(
         ReplayBuffer.begin,
         phase.name,
@@ -190,6 +195,7 @@ async def _rl(system: System, phase: RlPhase, first_step: int) -> None:
 async def remember(system: System) -> None:
     """Fill the neighbour index with what the policy itself does on tasks of a split of their own; no truth is used."""
     tasks = await system.source.call(TaskSource.tasks, INDEXED_SPLIT, 0, NUM_INDEXED)
+    system.progress.start("remembering", len(tasks))
     outcomes = await answer(system, tasks)
     for task, outcome in zip(tasks, outcomes, strict=True):
         await system.replay.call(

@@ -1,4 +1,6 @@
-"""What every test relies on: nothing comes from a hub, and tests that need a GPU are skipped where there is none."""
+"""What every test relies on: nothing comes from a hub, tests that need a GPU are skipped where there is none, and how
+busy the machine is decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.benchmarks.machine import gpu_names
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from common.chat import Chat
     from common.media import FolderMediaStore
 
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it; the processes that tests start inherit it
 
 
