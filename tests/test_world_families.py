@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -220,7 +221,12 @@ def test_traces_may_come_in_other_shares_than_tasks(store: FolderMediaStore) -> 
     assert {plan.task.family for plan in source.plans("train", 0, 3, num_plates=(1, 2), level=1)} == {"side"}
 
 
-def test_a_direct_world_answers_without_a_call_and_asks_the_same(store: FolderMediaStore) -> None:
+@pytest.mark.parametrize(("withheld", "num_steps"), [("none", 2), ("last", 1), ("all", 0)])
+def test_a_world_that_withholds_calls_shows_the_ones_before_and_asks_the_same(
+    store: FolderMediaStore, withheld: Literal["none", "last", "all"], num_steps: int
+) -> None:
     plan = world_of("fill", store).plan("train", 1)
-    direct = world_of("fill", store, direct=True).plan("train", 1)
-    assert direct.steps == () and direct.answer is None and direct.task == plan.task
+    shown = world_of("fill", store, withheld=withheld).plan("train", 1)
+    assert shown.steps == plan.steps[:num_steps] and shown.task == plan.task
+    assert shown.answer == (plan.answer if withheld == "none" else None)
+    assert world_of("side", store, withheld=withheld).plan("train", 1).steps == ()

@@ -31,9 +31,9 @@ class WorldConfig:
     margin: pixels around a thing that a planned crop takes in. num_plates: fewest and most things in a picture.
     ground: behind the shapes, quiet or textured (plates always lie on a quiet one). num_static: patches of random
     pixels on the ground of a still, which teach nothing however long one looks. mix: family → share of the tasks;
-    trace_mix: of the traces that are imitated, where it differs. direct: traces answer at once, without a
-    call, and blank: every picture is grey; so one learns what looking, or the question, gives away by itself.
-    frames: of a clip of plates, all of them shown.
+    trace_mix: of the traces that are imitated, where it differs. withheld: the calls that traces leave out before
+    they answer, and blank: every picture is grey; so one learns what looking, the question, or the calls before the
+    last give away by themselves. frames: of a clip of plates, all of them shown.
     """
 
     seed: int = 0
@@ -45,7 +45,7 @@ class WorldConfig:
     ground: Literal["quiet", "texture"] = "quiet"
     num_static: int = 0
     blank: bool = False
-    direct: bool = False
+    withheld: Literal["none", "last", "all"] = "none"
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
     trace_mix: dict[str, float] = field(default_factory=dict)
 

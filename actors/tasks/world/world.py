@@ -54,11 +54,12 @@ class World:
         things in a picture."""
         low, high = num_plates or self._config.num_plates
         family, drawn = self.draw(split, index, num_plates=num_plates)
+        num_steps = {"none": len(drawn.steps), "last": len(drawn.steps) - 1, "all": 0}[self._config.withheld]
         return Plan(
             task=self._stored(family, drawn, split, index, f"{low}-{high}"),
-            steps=() if self._config.direct else drawn.steps,
+            steps=drawn.steps[: max(num_steps, 0)],
             level=high if level is None else level,
-            answer=None if self._config.direct else drawn.copied,
+            answer=drawn.copied if self._config.withheld == "none" else None,
             decoys=self._decoys(drawn),
         )
 
