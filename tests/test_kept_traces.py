@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fakes.learning
 import numpy as np
 import pytest
-from fakes.learning import a_real_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 
 from actors.config import ViewConfig
 from actors.tasks.source import TaskSource
-from actors.traces.sets import form_of, writing
 from cluster.config import RunConfig, load
 from cluster.factories import Site, build_learner, build_task_source
 from cluster.kept_traces import check_sets, share_of_files
@@ -41,13 +40,8 @@ LEVELS = (
 NUM_KEPT = 12
 
 
-def a_set(
-    folder: Path, chat: Chat, *, first: int = 0, count: int = NUM_KEPT, view: ViewConfig | None = None, side: int = 64
-) -> Path:
-    with writing(folder) as writer:
-        writer.take([a_real_trace(chat, writer.store, first + number, side=side) for number in range(count)])
-        writer.close(form_of(chat, view or ViewConfig()), {})
-    return folder
+def a_set(folder: Path, chat: Chat, *, count: int = NUM_KEPT, **form: Any) -> Path:
+    return fakes.learning.a_set(folder, chat, count=count, **form)
 
 
 def a_config(files: Path, **traces: Any) -> RunConfig:

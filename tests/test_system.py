@@ -19,6 +19,11 @@ from typing import Any
 
 import psutil
 import pytest
+from fakes.learning import a_set
+
+from actors.traces.sets import open_set
+from cluster.pretraining import SHIPPED
+from common.chat import Chat
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -82,9 +87,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evidence(folder: Path) -> Iterator[Evidence]:
-    """The run under Ray: stopped in SFT, continued, its actor killed in CC-RFT, its engine in Pixel TTRL, finished."""
+    """The run under Ray: stopped in SFT, continued, its actor killed in CC-RFT, its engine in Pixel TTRL, finished.
+
+    A quarter of its traces come from a set in files, and SFT ends with the weights that validated best.
+    """
     seen = Evidence(folder=folder / "smoke")
-    words = ["run", *SMOKE, f"folder={folder}", "phases.sft.checkpoint_every=1", "--json"]
+    files = a_set(folder / "set", Chat.from_model(SHIPPED), count=4)
+    traces = [f"traces.files=[{files}]", "traces.share=0.25"]
+    sft = ["phases.sft.checkpoint_every=1", "phases.sft.validate_every=2", "phases.sft.validate_tasks=2"]
+    words = ["run", *SMOKE, f"folder={folder}", *traces, *sft, "--json"]
     first = Started(words, folder / "first.log")
     try:
         first.wait_for("] SFT")
@@ -139,6 +150,16 @@ def test_a_second_run_continues_and_does_no_phase_twice(evidence: Evidence) -> N
     steps = [json.loads(line) for line in (evidence.folder / "metrics.jsonl").read_text().splitlines()]
     sft = [line["step"] for line in steps if line["phase"] == "sft"]
     assert sorted(set(sft)) == list(range(1, 7))
+
+
+def test_sft_learned_from_the_files_and_ended_with_the_weights_that_validated_best(evidence: Evidence) -> None:
+    state = json.loads((evidence.folder / "state.json").read_text())
+    assert state["kept_traces"] == [open_set(evidence.folder.parent / "set").digest]
+    chosen = state["sft_validation"]
+    assert f"SFT ends with the weights after step {chosen['best']} of 6" in evidence.log
+    steps = [json.loads(line) for line in (evidence.folder / "metrics.jsonl").read_text().splitlines()]
+    accuracy = {line["step"]: line["validation_accuracy"] for line in steps if "validation_accuracy" in line}
+    assert sorted(accuracy) == [2, 4, 6] and accuracy[chosen["best"]] == max(accuracy.values())
 
 
 def test_a_killed_actor_costs_its_unfinished_rollouts_only(evidence: Evidence) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from actors.tasks.config import COLOURS as COLOUR_NAMES
 from actors.tasks.config import FAMILIES as NAMES
 from actors.tasks.config import WorldConfig
 from actors.tasks.plan import Copied, Step
@@ -27,6 +28,7 @@ from actors.tools.cache import ResultCache
 from actors.tools.catalogue import describe_back_ends
 from actors.tools.config import ToolsConfig
 from actors.tools.toolbox import Toolbox
+from common.errors import ConfigError
 from common.media import FolderMediaStore, pixels_of
 from common.scoring import score
 from common.types import ToolCall
@@ -50,6 +52,30 @@ def seen(pixels: np.ndarray, colour: str) -> np.ndarray:
 
 def test_the_configuration_knows_every_family() -> None:
     assert set(NAMES) == set(FAMILIES)
+    assert set(COLOUR_NAMES) == set(COLOURS)
+
+
+def test_a_held_out_combination_is_asked_for_in_its_own_split_and_in_no_other(store: FolderMediaStore) -> None:
+    world = World(WorldConfig(held_out=("text blue", "distance red", "side pink")), store)
+    held = {"text": "blue", "distance": "red", "side": "pink"}
+
+    def asked(split: str) -> list[bool]:
+        tasks = [world.draw(split, index) for index in range(60)]
+        return [held.get(family, "none") in drawn.question.strip("?").split() for family, drawn in tasks]
+
+    assert all(asked("unseen"))
+    assert not any(word for split in ("train", "test", "index") for word in asked(split))
+    families = {world.draw("unseen", index)[0] for index in range(60)}
+    assert families == set(held)
+
+
+def test_a_split_that_holds_nothing_is_one_line(store: FolderMediaStore) -> None:
+    for split, config in (("unseen", WorldConfig()), ("tests", WorldConfig())):
+        with pytest.raises(ConfigError, match="split"):
+            World(config, store).draw(split, 0)
+    for wrong in ("text", "text mauve", "words blue"):
+        with pytest.raises(ValueError, match="held_out"):
+            WorldConfig(held_out=(wrong,))
 
 
 def test_fills_and_distances_are_those_of_the_pixels(store: FolderMediaStore) -> None:

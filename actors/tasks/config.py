@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FAMILIES = ("text", "clip", "fill", "distance", "hop", "when", "event", "identity", "side", "count")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
 
 MIX = {
     "text": 0.14,
@@ -33,7 +34,9 @@ class WorldConfig:
     pixels on the ground of a still, which teach nothing however long one looks. mix: family → share of the tasks;
     trace_mix: of the traces that are imitated, where it differs. withheld: the calls that traces leave out before
     they answer, and blank: every picture is grey; so one learns what looking, the question, or the calls before the
-    last give away by themselves. frames: of a clip of plates, all of them shown.
+    last give away by themselves. held_out: combinations of a family and a colour, such as "text blue": questions of
+    the family that name the colour are asked in the split `unseen` only, which asks no others. frames: of a clip of
+    plates, all of them shown.
     """
 
     seed: int = 0
@@ -48,6 +51,7 @@ class WorldConfig:
     withheld: Literal["none", "last", "all"] = "none"
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
     trace_mix: dict[str, float] = field(default_factory=dict)
+    held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_mix("mix", self.mix)
@@ -57,6 +61,10 @@ class WorldConfig:
             raise ValueError(f"num_plates must be two numbers from 1 to 4 in order, got {self.num_plates}")
         if self.grid_step < 1 or 1000 % self.grid_step:
             raise ValueError(f"grid_step must divide 1000, got {self.grid_step}")
+        for held in self.held_out:
+            family, _, colour = held.partition(" ")
+            if family not in FAMILIES or colour not in COLOURS:
+                raise ValueError(f'held_out names a family and a colour, such as "text blue", got {held!r}')
         if self.num_static < 0:
             raise ValueError(f"num_static must not be negative, got {self.num_static}")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.config import ViewConfig
+from actors.traces.sets import form_of, writing
 from common.chat import Chat
 from common.media import FolderMediaStore, put_view
 from common.types import (
@@ -62,6 +65,16 @@ def a_real_trace(
         weights=weights,
         boxes=targets,
     )
+
+
+def a_set(
+    folder: Path, chat: Chat, *, first: int = 0, count: int, view: ViewConfig | None = None, side: int = SIDE
+) -> Path:
+    """A folder of traces as `pixelis data import` writes one."""
+    with writing(folder) as writer:
+        writer.take([a_real_trace(chat, writer.store, first + number, side=side) for number in range(count)])
+        writer.close(form_of(chat, view or ViewConfig()), {})
+    return folder
 
 
 def a_real_rollout(

@@ -5,6 +5,7 @@ A task is a function of (seed, split, index, shift); splits have streams of thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,14 @@ from actors.tasks.plan import Plan
 from actors.tasks.shifts import Shift, developed
 from actors.tasks.world import clips, measures, plates
 from actors.tasks.world.drawn import Drawn, Family, Pixels, written_box
+from common.errors import ConfigError
 from common.media import FolderMediaStore, put_image
 from common.seeds import stream
 from common.types import Clip, Query, Task
 
 SPLITS = ("train", "validation", "test", "index", "pretrain")
+UNSEEN = "unseen"
+"""The split of the combinations that `world.held_out` keeps from all others."""
 FAMILIES: dict[str, Family] = {
     "text": plates.text,
     "clip": plates.clip,
@@ -39,9 +43,9 @@ class World:
     def __init__(self, config: WorldConfig, store: FolderMediaStore) -> None:
         self._config = config
         self._store = store
-        self._families = [name for name, share in config.mix.items() if share > 0]
-        shares = np.array([config.mix[name] for name in self._families])
-        self._shares = shares / shares.sum()
+        self._families = _shares(config.mix)
+        held = {name.split()[0] for name in config.held_out}
+        self._unseen = _shares({name: share for name, share in config.mix.items() if name in held})
 
     def task(self, split: str, index: int, *, shift: str = "") -> Task:
         """Task number `index` of `split`, under a shift such as "dark:0.3"."""
@@ -76,17 +80,24 @@ class World:
         self, split: str, index: int, *, num_plates: tuple[int, int] | None = None, shift: str = ""
     ) -> tuple[str, Drawn]:
         """The family and what was drawn, before it is stored."""
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        families = self._unseen if split == UNSEEN else self._families
+        if split not in (*SPLITS, UNSEEN):
+            raise ConfigError(f"split must be one of {', '.join((*SPLITS, UNSEEN))}, got {split!r}")
+        if not families:
+            raise ConfigError(f"split {UNSEEN} is empty: world.held_out names no combination that world.mix asks for")
         crowd, change = num_plates or self._config.num_plates, Shift.parse(shift)
         random = stream(self._config.seed, "world", split, index, *crowd)
-        family = str(random.choice(self._families, p=self._shares))
+        family = str(random.choice(list(families), p=list(families.values())))
         while True:
             drawn = FAMILIES[family](random, self._config, crowd, change)
-            if drawn is not None:
+            if drawn is not None and self._is_held_out(family, drawn) == (split == UNSEEN):
                 lens = stream(self._config.seed, "lens", split, index)
                 pictures = tuple(developed(pixels, change, lens) for pixels in drawn.pictures)
                 return family, replace(drawn, pictures=pictures)
+
+    def _is_held_out(self, family: str, drawn: Drawn) -> bool:
+        words = drawn.question.replace("?", "").split()
+        return any(f"{family} {word}" in self._config.held_out for word in words)
 
     def _stored(self, family: str, drawn: Drawn, split: str, index: int, variant: str) -> Task:
         pictures = [_grey(pixels) for pixels in drawn.pictures] if self._config.blank else drawn.pictures
@@ -109,3 +120,9 @@ class World:
 
 def _grey(pixels: Pixels) -> Pixels:
     return np.full_like(pixels, 127)
+
+
+def _shares(mix: Mapping[str, float]) -> dict[str, float]:
+    """The families that are asked for, with shares that add up to 1."""
+    total = sum(mix.values())
+    return {name: share / total for name, share in mix.items() if share > 0}
