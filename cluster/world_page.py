@@ -133,7 +133,13 @@ def page(store: FolderMediaStore) -> str:
         found = blind(family, WorldConfig(), store, num_tasks=NUM_TASKS)
         chain = " → ".join(step.call.name for step in _example(family, store).steps) or "–"
         lines.append(f"| {family} | {chain} | {found.ceiling:.3f} | {found.entropy:.2f} | {ABOUT[family].needs} |")
-    lines += ["", "Numbers (`fill`, `distance`, `hop`) are right within 5 %.", ""]
+    lines += [
+        "",
+        "Numbers (`fill`, `distance`, `hop`) are right within 5 %. In the chains below, what stands before a colon is",
+        "the thought that a trace writes before its call: the words for what the call looks for; `…` is copied from",
+        "what an earlier call returned.",
+        "",
+    ]
     for family in FAMILIES:
         drawn = _example(family, store)
         lines += [f"## {family}", "", f"*{drawn.question}* – {drawn.answer}", ""]
@@ -148,13 +154,29 @@ def page(store: FolderMediaStore) -> str:
         "",
         "![every shift on three families](pictures/world-shifts.jpg)",
         "",
+        "## Splits and variants",
+        "",
+        "A task is a function of the seed, its split, its number and its shift; the splits `train`, `validation`,",
+        "`test`, `index` and `pretrain` have streams of their own and share no picture. `unseen` asks about the",
+        "combinations that `world.held_out` keeps from all others.",
+        "",
+        "| experiment | what is different |",
+        "|---|---|",
+        "| `audit_text` | answers at once from grey pictures: what the question gives away |",
+        "| `audit_view` | answers at once: what the view gives away |",
+        "| `audit_shortcut` | answers before the last call: what the calls before it give away |",
+        "| `static` | stills have patches of random pixels, which teach nothing however long one looks |",
+        "| `rare_tool` | TRK is shown in 2 % of the traces |",
+        "| `held_out` | one colour a family is never asked about; `evaluation.split=unseen` asks about these only |",
+        "",
     ]
     return "\n".join(lines)
 
 
 def _written(step: Step) -> str:
     shown = {key: "…" if key in step.copies else value for key, value in step.call.arguments.items()}
-    return f"{step.call.name} {json.dumps(shown, ensure_ascii=False)}"
+    thought = f"{step.thought.strip()}: " if step.thought else ""
+    return f"{thought}{step.call.name} {json.dumps(shown, ensure_ascii=False)}"
 
 
 if __name__ == "__main__":
