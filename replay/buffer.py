@@ -229,14 +229,12 @@ class ReplayBuffer:
 
     async def release(self, phase: str, step: int) -> None:
         """The learner has a durable checkpoint of `step` of `phase` and is never restored to an earlier one, so what
-        was drawn before it can be forgotten. Ignored for a phase that is not under way.
+        was drawn before it can be forgotten. Ignored for a phase that is not under way. A phase that ends early is
+        checkpointed at a step that was never drawn.
         """
-        now = self._state.phase
-        if now is None or now.phase != phase or step <= self._state.floor:
-            return
-        if step > self._state.next_step:
-            raise ContractError(f"release of step {step}; the next draw is for step {self._state.next_step}")
-        await self._record_and_wake(Release(step=step))
+        now, floor = self._state.phase, min(step, self._state.next_step)
+        if now is not None and now.phase == phase and floor > self._state.floor:
+            await self._record_and_wake(Release(step=floor))
 
     async def remember(
         self,

@@ -261,6 +261,8 @@ async def test_a_checkpoint_lets_earlier_draws_go(tmp_path: Path) -> None:
         assert (list(buffer.state.draws), buffer.state.floor) == ([3], 3)
         assert buffer.state.why_over("rft/0") == "forgotten"
         assert buffer.state.why_over("rft/7") == ""
+        await buffer.release("rft", 9)  # the phase ended at step 4, of nine that it might have taken
+        assert (list(buffer.state.draws), buffer.state.floor) == ([], 4)
     assert folded(tmp_path / "log", trusting=False)[0] == folded(tmp_path / "log", trusting=True)[0]
 
 
