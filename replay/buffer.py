@@ -28,6 +28,7 @@ from replay.rules import check_admissible, draw_of, is_known, ready, too_old, wh
 from replay.selectors import selector_of
 from replay.state import FOLD_VERSION, Group, State, default_name
 from replay.stats import ReplayStats, stats_of
+from replay.upkeep import Upkeep, packed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +60,7 @@ class ReplayBuffer:
         self._handing_out = HandingOut(log, media)
         self._index = None if index is None else Remembering(index)
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
-        self._snapshot_at = log.num_bytes_trusted + config.snapshot_bytes
+        self._upkeep = Upkeep(config, log, self._committer)
         self._changed = asyncio.Condition()
         self._duplicates = 0
         self._closed = False
@@ -149,7 +150,7 @@ class ReplayBuffer:
                 sequence, durable = self._committer.put(Kind.ROLLOUT, data)
                 self._state.add(keys, sequence)
                 self._judge(keys.group_id)
-                self._snapshot_if_due()
+                self._upkeep.follow(self._state)
                 self._changed.notify_all()
         await (self._committer.flush() if durable is None else durable)
         return durable is not None
@@ -250,7 +251,7 @@ class ReplayBuffer:
         self._check()
         sequence, durable = self._committer.put(*encode(experience))
         self._state.last_experience = sequence
-        self._snapshot_if_due()
+        self._upkeep.follow(self._state)
         await index.follow(experience, sequence)
         await durable
         return sequence
@@ -279,10 +280,14 @@ class ReplayBuffer:
             if self._index is not None:
                 await self._index.save()
         finally:
-            failed = self._committer.error is not None
-            await asyncio.to_thread(self._log.close, b"" if failed else self._state.pack(), fold=FOLD_VERSION)
+            await self._upkeep.close()
+            await asyncio.to_thread(self._end)
             if self._media is not None:
                 await asyncio.to_thread(self._media.close)
+
+    def _end(self) -> None:
+        failed = self._committer.error is not None
+        self._log.close(b"" if failed else packed(self._state), fold=FOLD_VERSION)
 
     def _judge(self, group_id: str) -> None:
         """Spend a group that is all there and teaches nothing."""
@@ -318,16 +323,10 @@ class ReplayBuffer:
         while len(self._state.draws) > self._config.keep_draws:
             self._record(Release(step=next(iter(self._state.draws)) + 1))
 
-    def _snapshot_if_due(self) -> None:
-        """Called where the state has followed every record that was put."""
-        if self._committer.num_bytes >= self._snapshot_at:
-            self._snapshot_at = self._committer.num_bytes + self._config.snapshot_bytes
-            self._committer.put_snapshot(self._state.pack(), fold=FOLD_VERSION)
-
     def _record(self, record: Record) -> asyncio.Future[None]:
         _, durable = self._committer.put(*encode(record))
         self._state.apply(record)
-        self._snapshot_if_due()
+        self._upkeep.follow(self._state)
         return durable
 
     async def _record_and_wake(self, record: Record) -> None:

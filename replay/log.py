@@ -166,10 +166,24 @@ class Log:
         """End the segment and keep `state`, the fold of everything appended, as a snapshot. Raises ReplayError when
         the log fails. When only the snapshot does, the log is whole and `snapshot_error` says why.
         """
+        self.keep(self.mark(), state, fold=fold)
+
+    def mark(self) -> Position:
+        """End the segment, and say where the log is: after everything appended. Raises ReplayError as `append`."""
         self._check()
         if self._size > ALIGN:
             self._roll()
-        self._keep(state, fold, next_index=self._index - 1)
+        return self._position(next_index=self._index - 1)
+
+    def keep(self, position: Position, state: bytes, *, fold: int) -> None:
+        """Keep `state`, the fold of everything before `position`, as a snapshot; any thread may, one at a time. A
+        failure is told by `snapshot_error` alone.
+        """
+        try:
+            write_snapshot(self.folder, Snapshot(position=position, fold=fold, state=state), self._disk)
+            self.snapshot_error = ""
+        except OSError as error:
+            self.snapshot_error = f"{error.strerror}"
 
     def read(self, sequence: int) -> Frame:
         """The record with this number, checked. Raises LogDamaged when it is lost or no longer matches its hash."""
@@ -231,14 +245,14 @@ class Log:
             if not self._broken:
                 self._seal()
                 if state:
-                    self._keep(state, fold, next_index=self._index)
+                    self.keep(self._position(next_index=self._index), state, fold=fold)
         finally:
             self._disk.close(self._file)
             os.close(self._lock)
             self._lock = -1
 
-    def _keep(self, state: bytes, fold: int, *, next_index: int) -> None:
-        position = Position(
+    def _position(self, *, next_index: int) -> Position:
+        return Position(
             next_index=next_index,
             next_sequence=self.next_sequence,
             next_epoch=self.epoch + 1,
@@ -246,11 +260,6 @@ class Log:
             segments=tuple(self._segments),
             losses=self.recovery.losses,
         )
-        try:
-            write_snapshot(self.folder, Snapshot(position=position, fold=fold, state=state), self._disk)
-            self.snapshot_error = ""
-        except OSError as error:
-            self.snapshot_error = f"{error.strerror}"
 
     def _check(self) -> None:
         if self._lock < 0:
