@@ -18,14 +18,14 @@ from common.errors import ConfigError, ContractError, Stopped
 from common.schema import RolloutKeys, decode_rollouts, rollout_keys
 from common.types import Consensus, Draw, Neighbour
 from replay.commit import Committer
-from replay.config import Drawing, ReplayConfig
+from replay.config import ReplayConfig
 from replay.handing_out import HandingOut
 from replay.limiter import Limiter
 from replay.log import Log
 from replay.records import Admit, Advance, Begin, Kind, Record, Release, Rewind, Settle, Spend, encode
 from replay.remembering import Remembering
-from replay.rules import check_admissible, draw_of, is_known, ready, too_old, why_spend
-from replay.selectors import selector_of
+from replay.retention import Pruner
+from replay.rules import check_admissible, check_same, choice, draw_of, is_known, ready, too_old, why_spend
 from replay.state import FOLD_VERSION, Group, State, default_name
 from replay.stats import ReplayStats, stats_of
 from replay.upkeep import Upkeep, packed
@@ -52,6 +52,7 @@ class ReplayBuffer:
         state: State,
         media: DurableMedia | None = None,
         index: NeighbourIndex | None = None,
+        pruner: Pruner | None = None,
     ) -> None:
         self._config = config
         self._log = log
@@ -60,7 +61,8 @@ class ReplayBuffer:
         self._handing_out = HandingOut(log, media)
         self._index = None if index is None else Remembering(index)
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
-        self._upkeep = Upkeep(config, log, self._committer)
+        pruner = pruner or Pruner(config.folder, log, config.retention, media=media)
+        self._upkeep = Upkeep(config, log, self._committer, pruner, reading=lambda: self._handing_out.reading)
         self._changed = asyncio.Condition()
         self._duplicates = 0
         self._closed = False
@@ -80,27 +82,20 @@ class ReplayBuffer:
         """
         drawing = self._config.drawing
         Limiter(groups_per_step=groups_per_step, max_policy_lag=max_policy_lag, drawing=drawing)
+        begin = Begin(
+            phase=phase,
+            groups_per_step=groups_per_step,
+            max_policy_lag=max_policy_lag,
+            votes=votes,
+            step=step,
+            version=version,
+            drawing=drawing,
+        )
         now = self._state.phase
         if now is not None and now.phase == phase:
-            old = (now.groups_per_step, now.max_policy_lag, now.votes, self._drawing(now))
-            if old != (groups_per_step, max_policy_lag, votes, drawing):
-                raise ConfigError(
-                    f"phase {phase} began with groups_per_step, max_policy_lag, votes, drawing = {old}; this run "
-                    f"folder cannot go on with {(groups_per_step, max_policy_lag, votes, drawing)}: use the old values "
-                    "or a new run folder"
-                )
+            check_same(now, begin)
             return await self.rewind(step, version=version)
-        await self._record_and_wake(
-            Begin(
-                phase=phase,
-                groups_per_step=groups_per_step,
-                max_policy_lag=max_policy_lag,
-                votes=votes,
-                step=step,
-                version=version,
-                drawing=drawing,
-            )
-        )
+        await self._record_and_wake(begin)
 
     async def admit(self, group_id: str = "") -> int:
         """Let one group start and return its number. Waits while acting is ahead of the learner; `advance` and every
@@ -137,8 +132,13 @@ class ReplayBuffer:
         """
         self._check()
         keys = await asyncio.to_thread(_inspect, data)
-        if self._media is not None:
+        if self._media is None:
+            return await self._add(data, keys)
+        with self._media.pinned(keys.media):
             await asyncio.to_thread(self._media.keep, keys.media)
+            return await self._add(data, keys)
+
+    async def _add(self, data: bytes, keys: RolloutKeys) -> bool:
         async with self._changed:
             self._check()
             self._phase()
@@ -198,8 +198,7 @@ class ReplayBuffer:
                     break
                 await self._changed.wait()
             drawn, groups = self._state.draws[step], self._state.drawn_groups(step)
-        await self._committer.flush()
-        return await self._handing_out.draw(drawn, groups)
+        return await self._handing_out.draw(drawn, groups, self._committer.flush())
 
     async def advance(self, step: int, version: int) -> None:
         """The learner stands at `step` (so many steps are done) and has published policy `version`. Wakes `admit`."""
@@ -267,6 +266,7 @@ class ReplayBuffer:
             duplicates=self._duplicates,
             num_records=self._committer.last_sequence + 1,
             num_experiences=0 if self._index is None else self._index.num_entries,
+            retention_error=self._upkeep.error,
         )
 
     async def close(self) -> None:
@@ -304,19 +304,7 @@ class ReplayBuffer:
         for record in too_old(self._state, step):
             self._record(record)
         self._changed.notify_all()
-        phase, groups = self._phase(), tuple(self._state.groups.values())
-        drawing = self._drawing(phase)
-        if sum(ready(self._state, group) for group in groups) < drawing.min_groups:
-            return None
-        return selector_of(drawing, phase.phase).select(
-            groups, lambda group: ready(self._state, group), count=phase.groups_per_step, step=step
-        )
-
-    def _drawing(self, phase: Begin) -> Drawing:
-        """How this phase draws. A log of format 1 does not say whether it draws in order; the configuration does."""
-        if phase.drawing is not None:
-            return phase.drawing
-        return Drawing(selector=self._config.drawing.selector, seed=self._config.drawing.seed)
+        return choice(self._state, step, drawing=self._config.drawing)
 
     def _forget(self) -> None:
         """Keep the last `keep_draws` draws."""

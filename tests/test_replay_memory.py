@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 from hypothesis import given, settings
@@ -14,6 +18,35 @@ from replay.records import Admit, Advance, Begin, Drawn, Release, Rewind, Spend
 from replay.state import MAX_CLOSED, PACKED_AT_ONCE, State
 
 KEEP_DRAWS, SIBLINGS = 8, 4
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from fakes.replays import OS, a_buffer, a_phase, put
+from fakes.values import a_query, a_rollout, an_answer_turn
+
+def anonymous():
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    return int(line.split()[1]) << 10
+
+async def main(folder, *marks):
+    settings = dict(segment_bytes=1 << 20, snapshot_bytes=2 << 20, keep_draws=4)
+    async with a_buffer(folder, **settings) as buffer:
+        await a_phase(buffer)
+        for step in range(marks[-1]):
+            await buffer.admit(f"g{step}")
+            for i in range(2):
+                said = an_answer_turn(tuple(range(6000)), version=step)
+                more = dict(query=a_query(images=()), calls=(), turns=(said,))
+                await put(buffer, a_rollout(step, i, score=float(i), **more))
+            await buffer.sample(step)
+            await buffer.advance(step + 1, step + 1)
+            if step + 1 in marks:
+                print((await buffer.stats()).log_bytes, anonymous())
+
+asyncio.run(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))
+"""
+"""Prints the bytes of the log and those of the process's own memory, after so many steps."""
 
 
 def keys(number: int, group_id: str, **changes: object) -> RolloutKeys:
@@ -109,3 +142,15 @@ def test_a_packed_copy_is_what_the_state_was(num_steps: int, more: int) -> None:
     state.apply(Release(step=state.next_step))
     assert State.unpack(packed) == copied
     assert copied.pack() == packed
+
+
+def test_a_process_that_writes_a_longer_log_does_not_grow_with_it(tmp_path: Path) -> None:
+    """Far less than the log: what it allocates on the way (decoded rollouts, buffers of Arrow) varies by some MB."""
+    tests = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    words = [sys.executable, "-c", CHILD, str(tmp_path), "30", "130"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    (few_bytes, before), (many_bytes, after) = (map(int, line.split()) for line in done.stdout.splitlines())
+    written = many_bytes - few_bytes
+    assert written > 10 << 20
+    assert after - before < written / 3
