@@ -329,6 +329,16 @@ class Log:
         self._held.opened(self._first, self._path, self._entries)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody writes the log in `folder` during this. Raises LogLocked when somebody does."""
+    file = _lock(folder / "lock")
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
 def _lock(path: Path) -> int:
     file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     with contextlib.ExitStack() as stack:

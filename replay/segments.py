@@ -155,10 +155,12 @@ def why_not(folder: Path, segments: Sequence[Segment]) -> str:
     return ""
 
 
-def read_frames(folder: Path) -> Iterator[Frame]:
-    """Every whole record of a log that somebody else may be writing, oldest first."""
+def read_frames(folder: Path, *, kinds: frozenset[int] = frozenset()) -> Iterator[Frame]:
+    """Every whole record of a log that somebody else may be writing, oldest first; only those of `kinds` if any are
+    given.
+    """
     for segment in read_segments(folder).segments:
-        yield from frames_of(folder, segment)
+        yield from frames_of(folder, segment, kinds=kinds)
 
 
 def frames_of(
