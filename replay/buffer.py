@@ -15,7 +15,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError, ContractError, Stopped
-from common.schema import RolloutKeys, decode_rollouts, rollout_keys
+from common.schema import RolloutKeys
 from common.types import Consensus, Draw, Neighbour
 from replay.commit import Committer
 from replay.config import ReplayConfig
@@ -25,7 +25,7 @@ from replay.log import Log
 from replay.records import Admit, Advance, Begin, Kind, Record, Release, Rewind, Settle, Spend, encode
 from replay.remembering import Remembering
 from replay.retention import Pruner
-from replay.rules import check_admissible, check_same, choice, draw_of, is_known, ready, too_old, why_spend
+from replay.rules import check_admissible, check_same, choice, draw_of, inspect, is_known, ready, too_old, why_spend
 from replay.state import FOLD_VERSION, Group, State, default_name
 from replay.stats import ReplayStats, stats_of
 from replay.upkeep import Upkeep, packed
@@ -131,7 +131,7 @@ class ReplayBuffer:
         kept and spent as "late". Raises ContractError for one that breaks a law or whose group was never admitted.
         """
         self._check()
-        keys = await asyncio.to_thread(_inspect, data)
+        keys = await asyncio.to_thread(inspect, data)
         if self._media is None:
             return await self._add(data, keys)
         with self._media.pinned(keys.media):
@@ -150,6 +150,7 @@ class ReplayBuffer:
                 sequence, durable = self._committer.put(Kind.ROLLOUT, data)
                 self._state.add(keys, sequence)
                 self._judge(keys.group_id)
+                self._read_ahead(keys.group_id)
                 self._upkeep.follow(self._state)
                 self._changed.notify_all()
         await (self._committer.flush() if durable is None else durable)
@@ -168,6 +169,7 @@ class ReplayBuffer:
         self._check()
         durable = self._record(Settle(consensus=consensus))
         self._judge(consensus.group_id)
+        self._read_ahead(consensus.group_id)
         await self._wake()
         await durable
 
@@ -198,7 +200,9 @@ class ReplayBuffer:
                     break
                 await self._changed.wait()
             drawn, groups = self._state.draws[step], self._state.drawn_groups(step)
-        return await self._handing_out.draw(drawn, groups, self._committer.flush())
+        draw = await self._handing_out.draw(drawn, groups, self._committer.flush())
+        self._read_ahead()
+        return draw
 
     async def advance(self, step: int, version: int) -> None:
         """The learner stands at `step` (so many steps are done) and has published policy `version`. Wakes `admit`."""
@@ -280,10 +284,25 @@ class ReplayBuffer:
             if self._index is not None:
                 await self._index.save()
         finally:
+            await self._handing_out.close()
             await self._upkeep.close()
             await asyncio.to_thread(self._end)
             if self._media is not None:
                 await asyncio.to_thread(self._media.close)
+
+    def _read_ahead(self, changed: str = "") -> None:
+        """Read what the next draw would take now, once a draw: when the one before is handed out, or as soon as the
+        group `changed` makes it enough.
+        """
+        state = self._state
+        group = state.groups.get(changed)
+        if state.phase is None or not state.draws or self._handing_out.is_ahead:
+            return
+        if (changed and (group is None or not ready(state, group))) or too_old(state, state.next_step):
+            return
+        groups = choice(state, state.next_step, drawing=self._config.drawing)
+        if groups is not None:
+            self._handing_out.read_ahead(groups, self._committer.flush())
 
     def _end(self) -> None:
         failed = self._committer.error is not None
@@ -346,12 +365,3 @@ class ReplayBuffer:
         if self._index is None:
             raise ContractError("this replay was opened without an index; give ReplayConfig an IndexConfig")
         return self._index
-
-
-def _inspect(data: bytes) -> RolloutKeys:
-    """The keys of a rollout whose every law was checked."""
-    decode_rollouts(data)
-    keys = rollout_keys(data)
-    if len(keys) != 1:
-        raise ContractError(f"one rollout at a time; got {len(keys)}")
-    return keys[0]

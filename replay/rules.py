@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from common.errors import ConfigError, ContractError
-from common.schema import RolloutKeys
+from common.schema import RolloutKeys, decode_rollouts, rollout_keys
 from replay.config import Drawing
 from replay.limiter import check_group_size
 from replay.records import Begin, Drawn, Expire
@@ -100,6 +100,15 @@ def is_known(state: State, keys: RolloutKeys) -> bool:
     group = state.groups.get(keys.group_id)
     held = group is not None and any(member.rollout_id == keys.rollout_id for member in group.members)
     return held or state.is_duplicate(keys)
+
+
+def inspect(data: bytes) -> RolloutKeys:
+    """The keys of a rollout that came, every law of it checked. Raises ContractError."""
+    decode_rollouts(data)
+    keys = rollout_keys(data)
+    if len(keys) != 1:
+        raise ContractError(f"one rollout at a time; got {len(keys)}")
+    return keys[0]
 
 
 def check_admissible(state: State, keys: RolloutKeys, *, drop_zero_variance: bool) -> None:
