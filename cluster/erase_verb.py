@@ -38,9 +38,8 @@ class ErasureResult:
     def table(self) -> RenderableType:
         done = self.erasure
         return (
-            f"erased: {done.num_rollouts:,} rollouts ({done.num_records:,} records) and {done.num_media:,} pictures; "
-            f"record {done.sequence} says so\n"
-            f"  tombstones: {self.see}\n"
+            f"erased: {done.num_rollouts:,} rollouts ({done.num_records:,} records) and {done.num_media:,} pictures\n"
+            f"  what stands in their place: {self.see}\n"
             "  snapshots and the neighbour index are made again from the log; the run's reports, traces and weights "
             "are not touched"
         )

@@ -20,7 +20,7 @@ from replay.disk import Disk
 from replay.folding import fold
 from replay.frames import TOMBSTONE
 from replay.log import Log, locked
-from replay.orphans import remove, remove_media
+from replay.orphans import finish, remove, remove_media, unneeded
 from replay.packs import PackedMedia
 from replay.records import Drawn, Erase, Erased, Experience, Kind, Pruned, Settle, Spend, decode, encode
 from replay.segments import Frame, read_frames, segment_paths
@@ -30,12 +30,11 @@ from replay.tombstones import replace_records
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """What went. num_records: of all kinds, the rollouts among them. sequence: of the record that says so."""
+    """What went. num_records: of all kinds, the rollouts among them."""
 
     num_rollouts: int
     num_records: int
     num_media: int
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,13 +173,13 @@ def _announce(log: Log, state: State, erase: Erase) -> None:
 def _finish(folder: Path, log: Log, erase: Erase, disk: Disk) -> Erasure:
     remove(list((folder / "log").glob("*.snapshot")), disk)
     remove([path for path in (folder / "index").glob("*") if path.is_file()], disk)
-    num_media = remove_media(folder / "media", log, erase.media, frozenset(erase.sequences), disk)
+    finish(folder / "media", log, disk)
+    media = unneeded(log, erase.media, frozenset(erase.sequences)) if (folder / "media").is_dir() else set[str]()
+    remove_media(folder / "media", media, disk)
     tombstones = dict.fromkeys(erase.sequences, (TOMBSTONE, b""))
     for path in segment_paths(folder / "log")[:-1]:
         replace_records(path, tombstones, disk)
     done = Erased(group_ids=erase.group_ids, sequences=erase.sequences, num_rollouts=erase.num_rollouts)
-    sequence = log.append(*encode(done))
+    log.append(*encode(done))
     log.commit()
-    return Erasure(
-        num_rollouts=erase.num_rollouts, num_records=len(erase.sequences), num_media=num_media, sequence=sequence
-    )
+    return Erasure(num_rollouts=erase.num_rollouts, num_records=len(erase.sequences), num_media=len(media))

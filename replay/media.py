@@ -20,8 +20,7 @@ from common.media import FolderMediaStore, content_digest
 from common.types import MediaRef
 from replay.disk import Disk, write_all, write_whole
 from replay.frames import ALIGN
-from replay.orphans import leave_out_of, remove
-from replay.packs import Pack, PackedMedia, Place, entry_header, index_of, pack_header, read_entry
+from replay.packs import Pack, PackedMedia, Place, entry_header, index_of, leave_out_of, pack_header, read_entry
 
 NUM_REMEMBERED = 1 << 16
 """Digests known to be durable, so that a picture that many rollouts show is not looked for again."""
@@ -85,9 +84,9 @@ class DurableMedia:
                     if not self._pinned[digest]:
                         del self._pinned[digest]
 
-    def remove(self, unreferred: Callable[[], set[str]]) -> tuple[int, bool]:
-        """Remove the pictures that no rollout of the log refers to; `unreferred` says which. What is pinned meanwhile
-        stays. Returns how many went, and whether none stayed. Raises OSError as the disk does.
+    def remove(self, unneeded: Callable[[], set[str]]) -> tuple[set[str], set[str]]:
+        """Remove the pictures that no rollout of the log refers to; `unneeded` says which. What is pinned meanwhile
+        stays. Returns what went and what stayed. Raises OSError as the disk does.
         """
         with self._appending:
             if self._file >= 0 and not self._broken:
@@ -95,7 +94,7 @@ class DurableMedia:
             self._asked = set(self._pinned)
         found = set[str]()
         try:
-            found = unreferred()
+            found = unneeded()
         finally:
             with self._appending:
                 self._going = going = found - self._asked
@@ -105,12 +104,15 @@ class DurableMedia:
                     self._kept.pop(digest, None)
         try:
             leave_out_of(packs, going, self._disk)
-            remove([path for digest in sorted(going) if (path := self._single_path(digest)).is_file()], self._disk)
+            for path in (self._single_path(digest) for digest in sorted(going)):
+                if path.is_file():
+                    self._disk.unlink(path)
+                    self._disk.sync_folder(path.parent)
         finally:
             with self._appending:
                 self.store = PackedMedia(self.folder)
                 self._going = frozenset()
-        return len(going), going == found
+        return going, found - going
 
     def keep(self, refs: Iterable[MediaRef]) -> int:
         """Append what is not here yet and make all of it durable. Returns the bytes appended.

@@ -11,7 +11,7 @@ pack lists its entries by digest; it is derived: without it, or where it does no
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,6 +183,13 @@ def leave_out(path: Path, digests: Set[str], disk: Disk) -> None:
     disk.rename(write_aside(disk, path, pieces), path)
     disk.sync_folder(path.parent)
     write_whole(disk, index, index_of(pack.number, size, entries))
+
+
+def leave_out_of(paths: Iterable[Path], digests: Set[str], disk: Disk) -> None:
+    """Rewrite those of the packs that hold one of these pictures."""
+    for path in paths:
+        if not digests.isdisjoint(Pack(path).entries()):
+            leave_out(path, digests, disk)
 
 
 class PackedMedia:

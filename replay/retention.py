@@ -13,8 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from common.schema import rollout_keys, rollout_table
@@ -23,8 +21,7 @@ from replay.disk import Disk
 from replay.frames import PRUNED, Bytes
 from replay.log import Log
 from replay.media import DurableMedia
-from replay.orphans import begin_removal, end_removal, is_unfinished, remove_media, unreferred
-from replay.packs import PackedMedia
+from replay.orphans import announce, announced, remove_announced, remove_media, unneeded
 from replay.records import Kind, Pruned, encode
 from replay.segments import Segment, frames_of
 from replay.state import State
@@ -32,7 +29,7 @@ from replay.state import State
 SHARE = 8
 """A pass looks at every rollout that is left for the pictures that it shows, so it waits until an eighth is due."""
 MEDIA_AT_ONCE = 1 << 17
-"""Digests in memory; a pass over more reads the log more than once."""
+"""Digests that a pass looks for; what shows more is for the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,62 +81,56 @@ class Pruner:
 
         Raises OSError as the disk does, LogDamaged where a record no longer matches its hash.
         """
-        folder, num_rollouts, num_bytes, media = self._folder / "media", 0, 0, dict[str, None]()
-        has_media = folder.is_dir()
-        left_before = is_unfinished(folder)
+        folder, num_rollouts, num_bytes = self._folder / "media", 0, 0
+        shown = set(announced(folder))
         excess = self._log.num_bytes - self._retention.keep_bytes if self._retention.keep_bytes else 0
         oldest_ns = self._oldest_ns()
         for number in range(self._num_bare, len(segments)):
             segment = segments[number]
-            if stop() or len(media) > MEDIA_AT_ONCE:
+            if stop() or len(shown) > MEDIA_AT_ONCE:
                 break
             if excess <= 0 and segment.created_ns >= oldest_ns:
                 continue
-            keys, num_left = self._keys(segment, needed, media)
-            if keys and has_media and not is_unfinished(folder):
-                begin_removal(folder, self._disk)
+            keys, num_left = self._keys(segment, needed, shown)
+            if keys and folder.is_dir():
+                announce(folder, shown, self._disk)
             gained = self._log.replace(segment, {sequence: (PRUNED, body) for sequence, body in keys.items()})
             num_rollouts, num_bytes, excess = num_rollouts + len(keys), num_bytes + gained, excess - gained
             self._num_bare += number == self._num_bare and not num_left
-        num_media = 0
-        if has_media and is_unfinished(folder) and not stop():
-            num_media = self._remove(folder, None if left_before else list(media))
+        num_media = 0 if stop() else self.finish()
         self._wait()
         return Pruning(num_rollouts=num_rollouts, num_media=num_media, num_bytes=num_bytes)
 
     def finish(self) -> int:
-        """Remove the pictures that a pass before a kill left; how many they were."""
+        """Remove the announced pictures that no rollout with a body refers to; how many they were. One that was asked
+        for meanwhile stays announced, for the next pass.
+        """
         folder = self._folder / "media"
-        return self._remove(folder, None) if is_unfinished(folder) else 0
+        shown = announced(folder)
+        if not shown:
+            return 0
+        if self._media is None:
+            gone, stayed = unneeded(self._log, shown), set[str]()
+            remove_media(folder, gone, self._disk)
+        else:
+            gone, stayed = self._media.remove(lambda: unneeded(self._log, shown))
+        if stayed:
+            announce(folder, stayed, self._disk)
+        else:
+            remove_announced(folder, stayed, self._disk)
+        return len(gone)
 
-    def _keys(self, segment: Segment, needed: Set[int], media: dict[str, None]) -> tuple[dict[int, bytes], int]:
-        """What is left of the rollouts that go, and how many stay. Their pictures are added to `media`."""
+    def _keys(self, segment: Segment, needed: Set[int], shown: set[str]) -> tuple[dict[int, bytes], int]:
+        """What is left of the rollouts that go, and how many stay. Their pictures are added to `shown`."""
         keys, num_left = dict[int, bytes](), 0
         for frame in frames_of(self._log.folder, segment, kinds=frozenset({Kind.ROLLOUT})):
             if frame.sequence in needed:
                 num_left += 1
                 continue
-            pruned, shown = keys_of(frame.body)
+            pruned, media = keys_of(frame.body)
             keys[frame.sequence] = encode(pruned)[1]
-            media.update(dict.fromkeys(shown))
+            shown.update(media)
         return keys, num_left
-
-    def _remove(self, folder: Path, digests: list[str] | None) -> int:
-        """Remove those of the pictures (None: of all) that no rollout with a body refers to. Where one stayed because
-        it was asked for meanwhile, the next pass looks at all of them.
-        """
-        among = PackedMedia(folder).digests() if digests is None else iter(digests)
-        num_media, all_gone = 0, True
-        while some := set(islice(among, MEDIA_AT_ONCE)):
-            if self._media is None:
-                num_media += remove_media(folder, self._log, some, frozenset(), self._disk)
-                continue
-            num_gone, none_stayed = self._media.remove(partial(unreferred, self._log, some))
-            num_media += num_gone
-            all_gone = all_gone and none_stayed
-        if all_gone:
-            end_removal(folder, self._disk)
-        return num_media
 
     def _oldest_ns(self) -> int:
         return time.time_ns() - int(self._retention.keep_age_s * 1e9) if self._retention.keep_age_s else 0
