@@ -200,7 +200,7 @@ def _audit(invocation: Invocation) -> int:
 
 
 def _log(invocation: Invocation) -> int:
-    """Count, list or export what a run's log holds."""
+    """Count, list or export what a run's log holds, or erase a source from it."""
     with stdout(only_json=invocation.as_json) as out:
         if invocation.options.what == "cat":
             log_verb.cat(invocation.options, out)
@@ -390,7 +390,7 @@ COMMANDS: Mapping[str, Command] = {
         ),
         Command(
             name="log",
-            help="count, list or export what a run's replay log holds",
+            help="count, list or export what a run's replay log holds, or erase a source",
             arguments=log_verb.arguments,
             execute=_log,
             takes_overrides=False,

@@ -1,8 +1,9 @@
-"""`pixelis log`: what a run's replay log holds, in numbers, as lines, or as Parquet.
+"""`pixelis log`: what a run's replay log holds, in numbers, as lines, or as Parquet; and taking a source out of it.
 
 pixelis log stats demo
 pixelis log cat demo --kind draw,rewind --from 1000 --limit 20
 pixelis log export demo --out demo-log
+pixelis log erase demo --source actor-3
 """
 
 from __future__ import annotations
@@ -82,7 +83,11 @@ class ExportResult:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("what", choices=("stats", "cat", "export"), help="count, list as lines of JSON, or write as Parquet")
+    add(
+        "what",
+        choices=("stats", "cat", "export", "erase"),
+        help="count, list as lines of JSON, write as Parquet, or erase a source for good",
+    )
     add("folder", metavar="run", help="the run's folder, or its name under runs/")
     add("--kind", default="", metavar="KINDS", help="cat: rollout, draw, rewind, …; several with commas")
     add("--from", dest="first", type=int, default=0, metavar="N", help="cat: the first record's number")
@@ -90,14 +95,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="cat: at most so many records")
     add("--whole", action="store_true", help="cat: show long lists and texts to their end")
     add("--out", metavar="DIR", help="export: the new folder to write rollouts.parquet and records.parquet to")
+    add("--source", metavar="NAME", help="erase: the name of a producer, or the id of a query")
+    add("--yes", action="store_true", help="erase: do not ask")
 
 
 def perform(options: argparse.Namespace) -> Result:
-    """stats and export. Raises UserError, one line."""
+    """stats, export and erase. Raises UserError, one line."""
     if options.what == "stats":
         from replay.survey import survey
 
         return SurveyResult(survey=survey(_replay(options)))
+    if options.what == "erase":
+        from cluster.erase_verb import erase
+
+        if options.source is None:
+            raise DataError("erase needs --source NAME, a producer's name or a query's id")
+        return erase(_replay(options), options.source, run=options.folder, ask=not options.yes)
     from replay.export import export
 
     if options.out is None:

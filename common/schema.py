@@ -192,20 +192,20 @@ def decode_traces(data: bytes, rows: Sequence[int] | None = None) -> list[Trace]
     return [trace_of(row) for row in (table if rows is None else table.take(rows)).to_pylist()]
 
 
-def rollout_table(data: bytes) -> pa.Table:
+def rollout_table(data: bytes | memoryview) -> pa.Table:
     """The rows as an Arrow table over `data`, nothing copied. Columns: `ROLLOUTS`. Raises ContractError."""
     return _table(data, "rollouts")
 
 
-def merge_rollouts(buffers: Sequence[bytes]) -> bytes:
+def merge_rollouts(buffers: Sequence[bytes | memoryview]) -> bytes:
     """One stream with the rows of all `buffers` in order, as one record batch (so every column is one chunk)."""
     if len(buffers) == 1:
-        return buffers[0]
+        return bytes(buffers[0])
     table = pa.concat_tables([rollout_table(data) for data in buffers]) if buffers else ROLLOUTS.empty_table()
     return _write(table.combine_chunks(), ROLLOUTS)
 
 
-def rollout_keys(data: bytes) -> list[RolloutKeys]:
+def rollout_keys(data: bytes | memoryview) -> list[RolloutKeys]:
     """The keys of every row, without touching a token. Raises ContractError when a column that must not be null is."""
     names = ["rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "oldest_version"]
     table = rollout_table(data)
@@ -291,7 +291,7 @@ def _write(table: Any, schema: Any) -> bytes:
     return cast(bytes, sink.getvalue().to_pybytes())
 
 
-def _table(data: bytes, kind: str) -> Any:
+def _table(data: bytes | memoryview, kind: str) -> Any:
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
             metadata = reader.schema.metadata or {}

@@ -8,6 +8,8 @@ erasure that the next opening finishes.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from common.schema import decode_rollouts, rollout_keys
 from replay.disk import Disk
 from replay.folding import fold
 from replay.frames import TOMBSTONE
-from replay.log import Log
-from replay.orphans import remove, remove_media
-from replay.records import Erase, Erased, Experience, Kind, Pruned, Settle, Spend, decode, encode
-from replay.segments import segment_paths
+from replay.log import Log, locked
+from replay.orphans import finish, remove, remove_media, unneeded
+from replay.packs import PackedMedia
+from replay.records import Drawn, Erase, Erased, Experience, Kind, Pruned, Settle, Spend, decode, encode
+from replay.segments import Frame, read_frames, segment_paths
 from replay.state import State
 from replay.tombstones import replace_records
 
@@ -32,6 +35,56 @@ class Erasure:
     num_rollouts: int
     num_records: int
     num_media: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """What erasing a source would take. num_draws: that handed out one of its rollouts and go on without it.
+
+    num_bytes: of the records' bodies. num_media, media_bytes: of pictures that no other rollout shows.
+    """
+
+    num_rollouts: int
+    num_experiences: int
+    num_votes: int
+    num_draws: int
+    num_bytes: int
+    num_media: int
+    media_bytes: int
+
+
+def foresee(folder: Path, source: str) -> Foreseen:
+    """What `erase_source` would take; changes nothing. Raises as that does."""
+    logs = folder / "log"
+    if not segment_paths(logs):
+        raise UserError(f"{folder} holds no log")
+    with locked(logs):
+        erase = _find(lambda kinds: read_frames(logs, kinds=kinds), source)
+        if not erase.sequences:
+            raise UserError(_nothing(folder, source))
+        gone, kinds, num_bytes, num_draws = set(erase.sequences), Counter[int](), 0, 0
+        needed = set[str]()
+        for frame in read_frames(logs):
+            if frame.sequence in gone:
+                kinds[frame.kind] += 1
+                num_bytes += len(frame.body)
+            elif frame.kind == Kind.ROLLOUT:
+                needed.update(ref.digest for ref in rollout_keys(frame.body)[0].media)
+            elif frame.kind == Kind.DRAW:
+                drawn = decode(frame.kind, bytes(frame.body))
+                assert isinstance(drawn, Drawn)
+                num_draws += not gone.isdisjoint(drawn.sequences)
+        sizes = dict(PackedMedia(folder / "media").sizes())
+        going = [sizes[digest] for digest in erase.media if digest in sizes and digest not in needed]
+    return Foreseen(
+        num_rollouts=erase.num_rollouts,
+        num_experiences=kinds[Kind.EXPERIENCE],
+        num_votes=kinds[Kind.SETTLE],
+        num_draws=num_draws,
+        num_bytes=num_bytes,
+        num_media=len(going),
+        media_bytes=sum(going),
+    )
 
 
 def erase_source(folder: Path, source: str, *, disk: Disk | None = None) -> Erasure:
@@ -50,9 +103,9 @@ def erase_source(folder: Path, source: str, *, disk: Disk | None = None) -> Eras
             log.close()
             log = Log(folder / "log", disk=disk)
             state = fold(log)
-        erase = _find(log, source)
+        erase = _find(lambda kinds: log.frames(kinds=kinds), source)
         if not erase.sequences:
-            raise UserError(f"{folder} holds nothing of {source}: no producer of that name and no query of that id")
+            raise UserError(_nothing(folder, source))
         _announce(log, state, erase)
         return _finish(folder, log, erase, disk)
     finally:
@@ -71,10 +124,15 @@ def finish_erasure(folder: Path, *, disk: Disk | None = None) -> None:
         log.close()
 
 
-def _find(log: Log, source: str) -> Erase:
+def _nothing(folder: Path, source: str) -> str:
+    return f"{folder} holds nothing of {source}: no producer of that name and no query of that id"
+
+
+def _find(frames: Callable[[frozenset[int]], Iterator[Frame]], source: str) -> Erase:
+    """frames: the records of some kinds."""
     rollouts, others = list[int](), list[int]()
     groups, media = dict[str, None](), dict[str, None]()
-    for frame in log.frames(kinds=frozenset({Kind.ROLLOUT, Kind.PRUNED, Kind.EXPERIENCE})):
+    for frame in frames(frozenset({Kind.ROLLOUT, Kind.PRUNED, Kind.EXPERIENCE})):
         body = bytes(frame.body)
         if frame.kind == Kind.ROLLOUT:
             [keys] = rollout_keys(body)
@@ -90,7 +148,7 @@ def _find(log: Log, source: str) -> Erase:
             rollouts.append(frame.sequence)
             groups[keys.group_id] = None
             media.update((ref.digest, None) for ref in keys.media)
-    for frame in log.frames(kinds=frozenset({Kind.SETTLE})):
+    for frame in frames(frozenset({Kind.SETTLE})):
         vote = decode(frame.kind, bytes(frame.body))
         assert isinstance(vote, Settle)
         others += [frame.sequence] if vote.consensus.group_id in groups else []
@@ -115,11 +173,13 @@ def _announce(log: Log, state: State, erase: Erase) -> None:
 def _finish(folder: Path, log: Log, erase: Erase, disk: Disk) -> Erasure:
     remove(list((folder / "log").glob("*.snapshot")), disk)
     remove([path for path in (folder / "index").glob("*") if path.is_file()], disk)
-    num_media = remove_media(folder / "media", log, erase.media, frozenset(erase.sequences), disk)
+    finish(folder / "media", log, disk)
+    media = unneeded(log, erase.media, frozenset(erase.sequences)) if (folder / "media").is_dir() else set[str]()
+    remove_media(folder / "media", media, disk)
     tombstones = dict.fromkeys(erase.sequences, (TOMBSTONE, b""))
     for path in segment_paths(folder / "log")[:-1]:
         replace_records(path, tombstones, disk)
     done = Erased(group_ids=erase.group_ids, sequences=erase.sequences, num_rollouts=erase.num_rollouts)
     log.append(*encode(done))
     log.commit()
-    return Erasure(num_rollouts=erase.num_rollouts, num_records=len(erase.sequences), num_media=num_media)
+    return Erasure(num_rollouts=erase.num_rollouts, num_records=len(erase.sequences), num_media=len(media))

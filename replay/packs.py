@@ -11,7 +11,7 @@ pack lists its entries by digest; it is derived: without it, or where it does no
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from common.errors import MediaError
-from replay.disk import Disk, write_whole
+from replay.disk import Disk, write_aside, write_whole
 from replay.frames import ALIGN, Bytes
 from replay.segments import map_file
 
@@ -170,17 +170,26 @@ def leave_out(path: Path, digests: Set[str], disk: Disk) -> None:
     pack or the new one. Raises OSError as the disk does.
     """
     pack = Pack(path)
-    pieces, size, entries = [pack_header(pack.number, pack.created_ns)], ALIGN, dict[str, Place]()
+    pieces: list[Bytes] = [pack_header(pack.number, pack.created_ns)]
+    size, entries = ALIGN, dict[str, Place]()
     for digest, place in sorted(pack.entries().items(), key=lambda item: item[1].offset):
         if digest not in digests:
-            pieces.append(bytes(pack.data[place.offset - ALIGN : place.end]))
+            pieces.append(pack.data[place.offset - ALIGN : place.end])
             entries[digest] = Place(size + ALIGN, place.length)
             size += len(pieces[-1])
     index = path.with_suffix(".index")
     disk.unlink(index)
     disk.sync_folder(path.parent)
-    write_whole(disk, path, b"".join(pieces))
+    disk.rename(write_aside(disk, path, pieces), path)
+    disk.sync_folder(path.parent)
     write_whole(disk, index, index_of(pack.number, size, entries))
+
+
+def leave_out_of(paths: Iterable[Path], digests: Set[str], disk: Disk) -> None:
+    """Rewrite those of the packs that hold one of these pictures."""
+    for path in paths:
+        if not digests.isdisjoint(Pack(path).entries()):
+            leave_out(path, digests, disk)
 
 
 class PackedMedia:
