@@ -321,9 +321,9 @@ class ReplayBuffer:
         self._closed = True
         await self._wake()
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_log)  # it lets the next writer in, so it comes last
             if self._media is not None:
                 stack.push_async_callback(asyncio.to_thread, self._media.close)
-            stack.push_async_callback(self._close_log)
             await self._committer.close()
             if self._index is not None:
                 async with self._index_turn:
@@ -337,6 +337,7 @@ class ReplayBuffer:
         try:
             index.save()
         except OSError as error:
+            self._log.abandon()  # without a seal nobody takes the index for one that was saved
             raise refusal(self._config.folder, "the index could not be saved; it will be built anew", error) from error
 
     async def _keep(self, media: DurableMedia, refs: Sequence[MediaRef]) -> None:
@@ -349,6 +350,7 @@ class ReplayBuffer:
             except DiskFull as error:
                 await self._committer.wait_for_room(error)
             except ReplayError as error:
+                self._check()
                 self._committer.fail(error)
                 raise
 

@@ -180,6 +180,8 @@ class Log:
         self._check()
         if self._size > ALIGN:
             self._seal()
+        if self._file < 0:
+            self._start_segment()
         self._keep(state, fold)
 
     def read(self, sequence: int) -> Frame:
@@ -313,7 +315,7 @@ class Log:
 
     def _seal(self) -> None:
         """Footer and seal are written when all before them is durable, so nothing in a sealed segment can be a torn
-        tail. The next one is begun by the record that needs it.
+        tail.
         """
         self.commit()
         footer = self._size

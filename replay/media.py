@@ -29,7 +29,8 @@ class DurableMedia:
     """The one writer of a folder of packs; whoever holds the log's lock. Safe for many threads of one process.
 
     A pack is begun when there is something to keep and ended at `pack_bytes`. sync: False skips every fsync (durability
-    "os"). index_error: why the last index could not be written, "" where it was. After a failed sync everything raises ReplayError, for ever: what the disk holds is then unknown.
+    "os"). index_error: why the last index could not be written, "" where it was. After a failed sync everything raises
+    ReplayError, for ever: what the disk holds is then unknown.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class DurableMedia:
         """Append what is not here yet and make all of it durable. Returns the bytes appended.
 
         Raises ContractError when the live store does not hold a picture or holds other bytes under its name,
-        ReplayError when the disk refuses, DiskFull where room is all that it lacks; nothing of the picture is kept then.
+        ReplayError when the disk refuses (DiskFull where room is all that it lacks); nothing of the picture is kept.
         """
         missing = [ref.digest for ref in refs if ref.digest not in self._kept]
         num_bytes = sum(self._append(digest) for digest in dict.fromkeys(missing))
@@ -89,7 +90,7 @@ class DurableMedia:
         """The bytes, checked. Raises MediaError when they are not here or damaged."""
         with self._appending:
             place = self._entries.get(digest)
-            if place is None:
+            if place is None or self._file < 0:
                 return self.store.get(digest)
             raw = os.pread(self._file, place.end - place.offset + ALIGN, place.offset - ALIGN)
         if read_entry(raw, 0) != (digest, Place(ALIGN, place.length)):
@@ -106,8 +107,9 @@ class DurableMedia:
             self.abandon()
 
     def abandon(self) -> None:
-        """Write nothing more, as if the process had been killed."""
-        with self._syncing:
+        """Write nothing more, as if the process had been killed; who is about to keep something gets ReplayError."""
+        with self._syncing, self._appending:
+            self._broken = self._broken or "they were closed"
             self._close_ended()
             if self._file >= 0:
                 self._disk.close(self._file)

@@ -51,10 +51,19 @@ def a_config(root: Path, live: Path, chance: random.Random) -> ReplayConfig:
 
 
 class Play:
-    """One replay through its processes. tell: takes every promise as it is given."""
+    """One replay through its processes. alive: between an opening and a close or a kill. tell: takes every promise as it is given. name: of its producers and groups.
+    hides: some of what it says is about SECRET, until that is erased.
+    """
 
     def __init__(
-        self, config: ReplayConfig, disk: Disk, chance: random.Random, tell: Callable[[Promise], None], *, name: str
+        self,
+        config: ReplayConfig,
+        disk: Disk,
+        chance: random.Random,
+        tell: Callable[[Promise], None],
+        *,
+        name: str,
+        hides: bool = True,
     ) -> None:
         self.config = config
         self.buffer: ReplayBuffer
@@ -63,7 +72,8 @@ class Play:
         self._tell = tell
         self._name = name
         self._life = 0
-        self._hidden: tuple[str, ...] = (SECRET,)
+        self.alive = False
+        self._hidden = (SECRET,) if hides else ()
         self._numbers = itertools.count()
         self._versions = itertools.count(1)
         self._queries: dict[str, str] = {}
@@ -72,17 +82,31 @@ class Play:
         self._life += 1
         self._sequences = itertools.count()
         self.buffer = open_replay(self.config, disk=self._disk)
+        self.alive = True
 
     async def close(self) -> None:
+        self.alive = False
         await self.buffer.close()
 
     async def leave(self) -> None:
         """As if the process had been killed: nothing more is written."""
+        self.alive = False
         with contextlib.suppress(ReplayError, Killed):
             await self.buffer._committer.close()
         if self.buffer._media is not None:
             self.buffer._media.abandon()
         self.buffer._log.abandon()
+
+    async def check_over(self) -> None:
+        """After a failure nothing is acknowledged any more."""
+        if not self.alive:
+            return
+        for call in (self.buffer.advance(10**6, 10**6), self.buffer.abandon("nothing", "over"), self.buffer.admit()):
+            try:
+                await call
+            except ReplayError:
+                continue
+            raise AssertionError("a replay whose disk had failed went on")
 
     async def begin(self, phase: str, *, votes: bool = False) -> None:
         """The phase from its start, or from where a learner restored to a step that is remembered goes on."""
@@ -167,8 +191,9 @@ class Play:
     def _rollout(self, group: str, query: str, sibling: int, score: float) -> Rollout:
         assert self.buffer.state.phase is not None and self.config.live_media is not None
         live = FolderMediaStore(self.config.live_media)
-        colours = (self._chance.randrange(256), 7)  # one of many pictures, and one that all show
-        shown = tuple(put_view(live, np.full((8, 8, 3), value, np.uint8)) for value in colours)
+        own = (4, 4, 3) if query == SECRET else (8, 8, 3)  # a picture that only this query or many show
+        pictures = (np.full(own, self._chance.randrange(256), np.uint8), np.full((8, 8, 3), 7, np.uint8))
+        shown = tuple(put_view(live, picture) for picture in pictures)
         return a_rollout(
             group,
             sibling,
@@ -229,28 +254,34 @@ class Play:
 
 async def live(play: Play, disk: RecordingDisk, chance: random.Random) -> None:
     """Three processes that learn, and one between them that erases. Each may be killed at any of its calls."""
-
-    async def learn(phase: str, *, votes: bool) -> None:
-        play.open()
-        try:
-            await play.begin(phase, votes=votes)
-            await play.steps(chance.randint(1, 3))
-            if chance.random() < 0.6:
-                await play.close()
-        finally:
-            await play.leave()
-
     for number in range(4):
         if chance.random() < 0.6:
             disk.calls_left = chance.randrange(120 if number != 2 else 40)
         try:
-            if number == 2:
-                play.erase()
-            else:
-                if number == 3:
-                    play.prune_from_here()
-                await learn("ttrl" if number == 3 else "rft", votes=number == 3)
+            await one_life(play, number, steps=chance.randint(1, 3), close=chance.random() < 0.6)
         except (Killed, ReplayError):
             if disk.calls_left is None or disk.calls_left >= 0:
                 raise
         disk.calls_left = None
+
+
+async def one_life(play: Play, number: int, *, steps: int, close: bool) -> None:
+    """Process `number` of four: 2 erases, the others learn; 3 votes, and prunes when it opens."""
+    if number == 2:
+        play.erase()
+        return
+    if number == 3:
+        play.prune_from_here()
+    play.open()
+    try:
+        await play.begin("rft")
+        if number == 3:  # what was drawn before is taken back or applied, so this phase may end
+            await play.begin("ttrl", votes=True)
+        await play.steps(steps)
+        if close:
+            await play.close()
+    except ReplayError:
+        await play.check_over()
+        raise
+    finally:
+        await play.leave()

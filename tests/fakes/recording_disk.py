@@ -104,7 +104,8 @@ class RecordingDisk(Disk):
         with self._lock:
             self.ops.append(Told(what))
 
-    def _call(self) -> None:
+    def _call(self, name: str) -> None:
+        """Called at the start of every call that is listed."""
         if self.calls_left is not None:
             self.calls_left -= 1
             if self.calls_left < 0:
@@ -112,7 +113,7 @@ class RecordingDisk(Disk):
 
     def create(self, path: Path) -> int:
         with self._lock:
-            self._call()
+            self._call("create")
             file = super().create(path)
             name = self._name(path)
             if name in self._names:
@@ -132,7 +133,7 @@ class RecordingDisk(Disk):
 
     def write(self, file: int, buffers: Sequence[Bytes]) -> int:
         with self._lock:
-            self._call()
+            self._call("write")
             offset = os.fstat(file).st_size
             written = super().write(file, buffers)
             self.ops.append(Write(self._open[file], offset, b"".join(buffers)[:written]))
@@ -140,7 +141,7 @@ class RecordingDisk(Disk):
 
     def sync(self, file: int) -> None:
         with self._lock:
-            self._call()
+            self._call("sync")
             began, number = len(self.ops), self._open[file]
         super().sync(file)
         with self._lock:
@@ -148,7 +149,7 @@ class RecordingDisk(Disk):
 
     def truncate(self, file: int, size: int) -> None:
         with self._lock:
-            self._call()
+            self._call("truncate")
             super().truncate(file, size)
             self.ops.append(Truncate(self._open[file], size))
 
@@ -159,14 +160,14 @@ class RecordingDisk(Disk):
 
     def rename(self, old: Path, new: Path) -> None:
         with self._lock:
-            self._call()
+            self._call("rename")
             super().rename(old, new)
             file = self._names[self._name(new)] = self._names.pop(self._name(old))
             self.ops.append(Rename(self._name(old), self._name(new), file))
 
     def unlink(self, path: Path) -> None:
         with self._lock:
-            self._call()
+            self._call("unlink")
             super().unlink(path)
             if self._names.pop(self._name(path), None) is not None:
                 self.ops.append(Unlink(self._name(path)))
@@ -177,14 +178,14 @@ class RecordingDisk(Disk):
         if not path.is_dir():
             self.make_folder(path.parent)
             with self._lock:
-                self._call()
+                self._call("make_folder")
                 path.mkdir()
                 self.ops.append(MakeFolder(self._name(path)))
         self.sync_folder(path.parent)
 
     def sync_folder(self, path: Path) -> None:
         with self._lock:
-            self._call()
+            self._call("sync_folder")
             began = len(self.ops)
         super().sync_folder(path)
         with self._lock:

@@ -13,7 +13,7 @@ import random
 import shutil
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fakes.crash_images import Image
 from fakes.crash_workload import Play, a_config, live
@@ -22,6 +22,7 @@ from fakes.recording_disk import Op, RecordingDisk, Told
 
 from replay.config import ReplayConfig
 
+T = TypeVar("T")
 NUM_ROUNDS = 100
 NUM_IN_CI = 4
 IMAGES = 50
@@ -35,7 +36,7 @@ def run_round(number: int, folder: Path) -> dict[str, int]:
     disk = RecordingDisk(root)
     config = a_config(root, media, chance)
     play = Play(config, disk, chance, disk.tell, name="first")
-    asyncio.run(_quietly(live(play, disk, chance)))
+    asyncio.run(quietly(live(play, disk, chance)))
     counts = {"images": 0, "calls": sum(not isinstance(op, Told) for op in disk.ops), "crashed_twice": 0}
     for image in range(IMAGES):
         seed = random.Random(f"crash images/{number}/{image}")
@@ -73,7 +74,7 @@ def look(
         config, folder=root / config.folder.relative_to(disk.root), live_media=where / "live"
     )
     second = RecordingDisk(root)
-    asyncio.run(_quietly(examine(moved, promises, second, chance)))
+    asyncio.run(quietly(examine(moved, promises, second, chance)))
     if not again:
         return 0
     look(second, moved, where / "again", chance, told=promises)
@@ -83,7 +84,7 @@ def look(
 async def examine(config: ReplayConfig, promises: Sequence[Promise], disk: RecordingDisk, chance: random.Random) -> None:
     """Open what lies there, check every promise, go on with it, and open it again."""
     as_it_lies(config, promises)
-    play = Play(config, disk, chance, disk.tell, name=f"then{chance.randrange(10**6)}")
+    play = Play(config, disk, chance, disk.tell, name=f"then{chance.randrange(10**6)}", hides=False)
     play.open()
     try:
         await check_promises(play.buffer, config, promises)
@@ -96,7 +97,7 @@ async def examine(config: ReplayConfig, promises: Sequence[Promise], disk: Recor
     as_it_lies(config, promises)
 
 
-async def _quietly(play: Coroutine[Any, Any, None]) -> None:
+async def quietly(play: Coroutine[Any, Any, T]) -> T:
     """A process that is killed leaves tasks behind that nobody asks any more."""
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-    await play
+    return await play
