@@ -12,13 +12,16 @@ logged, made durable, and only then handed out, so asking for a step again gives
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from common.errors import ConfigError, ContractError, Stopped
+from common.errors import ConfigError, ContractError, DiskFull, ReplayError, Stopped
 from common.schema import RolloutKeys
-from common.types import Consensus, Draw, Neighbour
+from common.types import Consensus, Draw, MediaRef, Neighbour
 from replay.commit import Committer
 from replay.config import ReplayConfig
+from replay.disk import refusal
 from replay.handing_out import HandingOut
 from replay.limiter import Limiter
 from replay.log import Log
@@ -41,7 +44,8 @@ if TYPE_CHECKING:
 class ReplayBuffer:
     """One per run, on one event loop; `replay.opening.open_replay` builds it.
 
-    After a failed write or sync every method that writes raises ReplayError, for ever: restart to read the disk back.
+    While the disk is full, whoever writes waits (`ReplayStats.waiting_for`). After any other failed write or sync every
+    method that writes raises ReplayError, for ever: restart to read the disk back.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class ReplayBuffer:
         if self._media is None:
             return await self._add(data, keys)
         with self._media.pinned(keys.media):
-            await asyncio.to_thread(self._media.keep, keys.media)
+            await self._keep(self._media, keys.media)
             return await self._add(data, keys)
 
     async def _add(self, data: bytes, keys: RolloutKeys) -> bool:
@@ -163,7 +167,7 @@ class ReplayBuffer:
         if not self._phase().votes:
             raise ContractError(f"phase {self._phase().phase} takes no votes; begin it with votes=True")
         if self._state.why_over(consensus.group_id):
-            return
+            return await self._committer.flush()
         if consensus.group_id not in self._state.groups:
             raise ContractError(f"a vote over group {consensus.group_id}, which was never admitted")
         self._check()
@@ -175,8 +179,9 @@ class ReplayBuffer:
 
     async def abandon(self, group_id: str, reason: str) -> None:
         """Give up a group whose rollouts will not all come (its actor was killed); its credit returns."""
-        if group_id in self._state.groups:
-            await self._record_and_wake(Spend(group_id=group_id, reason=reason))
+        if group_id not in self._state.groups:
+            return await self._committer.flush()
+        await self._record_and_wake(Spend(group_id=group_id, reason=reason))
 
     async def sample(self, step: int) -> Draw:
         """Hand out the whole groups for learner step `step`. Waits until enough are complete (and settled, if voting)
@@ -231,8 +236,9 @@ class ReplayBuffer:
         checkpointed at a step that was never drawn.
         """
         now, floor = self._state.phase, min(step, self._state.next_step)
-        if now is not None and now.phase == phase and floor > self._state.floor:
-            await self._record_and_wake(Release(step=floor))
+        if now is None or now.phase != phase or floor <= self._state.floor:
+            return await self._committer.flush()
+        await self._record_and_wake(Release(step=floor))
 
     async def remember(
         self,
@@ -269,24 +275,52 @@ class ReplayBuffer:
             num_records=self._committer.last_sequence + 1,
             num_experiences=0 if self._index is None else self._index.num_entries,
             retention_error=self._upkeep.error,
+            waiting_for=self._committer.waiting_for,
         )
 
     async def close(self) -> None:
-        """Make everything durable, save the index, seal the log behind a snapshot. Whoever waits gets Stopped."""
+        """Make everything durable, save the index, seal the log behind a snapshot. Whoever waits gets Stopped. Raises
+        ReplayError when the disk refuses; the next writer is let in all the same.
+        """
         if self._closed:
             return
         self._closed = True
         await self._wake()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_log)  # it lets the next writer in, so it comes last
+            if self._media is not None:
+                stack.push_async_callback(asyncio.to_thread, self._media.close)
+            stack.push_async_callback(self._upkeep.close)
+            stack.push_async_callback(self._handing_out.close)
             await self._committer.close()
             if self._index is not None:
-                await self._index.save()
-        finally:
-            await self._handing_out.close()
-            await self._upkeep.close()
-            await asyncio.to_thread(self._end)
-            if self._media is not None:
-                await asyncio.to_thread(self._media.close)
+                await self._save(self._index)
+
+    async def _close_log(self) -> None:
+        failed = self._committer.error is not None
+        state = b"" if failed else await asyncio.to_thread(packed, self._state)
+        await asyncio.to_thread(self._log.close, state, fold=FOLD_VERSION)
+
+    async def _save(self, index: Remembering) -> None:
+        try:
+            await index.save()
+        except OSError as error:
+            self._log.abandon()  # without a seal nobody takes the index for one that was saved
+            raise refusal(self._config.folder, "the index could not be saved; it will be built anew", error) from error
+
+    async def _keep(self, media: DurableMedia, refs: Sequence[MediaRef]) -> None:
+        """Wait until the pictures are durable, and for room where there is none."""
+        while True:
+            self._check()
+            try:
+                await asyncio.to_thread(media.keep, refs)
+                return
+            except DiskFull as error:
+                await self._committer.wait_for_room(error)
+            except ReplayError as error:
+                self._check()
+                self._committer.fail(error)
+                raise
 
     def _read_ahead(self, changed: str = "") -> None:
         """Read what the next draw would take now, once a draw: when the one before is handed out, or as soon as the
@@ -301,10 +335,6 @@ class ReplayBuffer:
         groups = choice(state, state.next_step, drawing=self._config.drawing)
         if groups is not None:
             self._handing_out.read_ahead(groups, self._committer.flush())
-
-    def _end(self) -> None:
-        failed = self._committer.error is not None
-        self._log.close(b"" if failed else packed(self._state), fold=FOLD_VERSION)
 
     def _judge(self, group_id: str) -> None:
         """Spend a group that is all there and teaches nothing."""

@@ -81,11 +81,6 @@ class Reading:
         return sum(segment.num_bytes for segment in self.segments)
 
     @property
-    def all_sealed(self) -> bool:
-        """Every writer of this log closed it; none was killed, and none is alive."""
-        return all(segment.sealed for segment in self.segments)
-
-    @property
     def as_it_was(self) -> bool:
         """No segment was rewritten since."""
         return all((self.folder / one.name).stat().st_size == one.num_bytes for one in self.held if one.footer)

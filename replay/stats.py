@@ -17,7 +17,8 @@ class ReplayStats:
     learner's. admitted, returned: groups of this phase. open_groups: those that wait for rollouts or a vote.
     lost_records, cut_bytes: what opening the log found damaged, and the torn tail that it cut. snapshot_error: why the
     last snapshot was not written ("" when it was); the log is whole all the same, and opens more slowly.
-    retention_error: why the last pruning while running was not finished; the next one goes on.
+    retention_error: why the last pruning while running was not finished; the next one goes on. waiting_for: what the
+    disk says while it is full and everybody who writes waits, "" otherwise.
     """
 
     inserted: int
@@ -45,10 +46,18 @@ class ReplayStats:
     cut_bytes: int
     snapshot_error: str
     retention_error: str
+    waiting_for: str
 
 
 def stats_of(
-    state: State, log: Log, *, duplicates: int, num_records: int, num_experiences: int, retention_error: str
+    state: State,
+    log: Log,
+    *,
+    duplicates: int,
+    num_records: int,
+    num_experiences: int,
+    retention_error: str,
+    waiting_for: str,
 ) -> ReplayStats:
     num_ready = sum(ready(state, group) for group in state.groups.values())
     return ReplayStats(
@@ -77,4 +86,5 @@ def stats_of(
         cut_bytes=log.recovery.cut_bytes,
         snapshot_error=log.snapshot_error,
         retention_error=retention_error,
+        waiting_for=waiting_for,
     )
