@@ -12,6 +12,7 @@ logged, made durable, and only then handed out, so asking for a step again gives
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError, ContractError, Stopped
@@ -279,16 +280,15 @@ class ReplayBuffer:
             return
         self._closed = True
         await self._wake()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            if self._media is not None:
+                stack.push_async_callback(asyncio.to_thread, self._media.close)
+            stack.push_async_callback(asyncio.to_thread, self._end)
+            stack.push_async_callback(self._upkeep.close)
+            stack.push_async_callback(self._handing_out.close)
             await self._committer.close()
             if self._index is not None:
                 await self._index.save()
-        finally:
-            await self._handing_out.close()
-            await self._upkeep.close()
-            await asyncio.to_thread(self._end)
-            if self._media is not None:
-                await asyncio.to_thread(self._media.close)
 
     def _read_ahead(self, changed: str = "") -> None:
         """Read what the next draw would take now, once a draw: when the one before is handed out, or as soon as the
