@@ -281,9 +281,9 @@ class ReplayBuffer:
         self._closed = True
         await self._wake()
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, self._end)  # it lets the next writer in, so it comes last
             if self._media is not None:
                 stack.push_async_callback(asyncio.to_thread, self._media.close)
-            stack.push_async_callback(asyncio.to_thread, self._end)
             stack.push_async_callback(self._upkeep.close)
             stack.push_async_callback(self._handing_out.close)
             await self._committer.close()

@@ -35,6 +35,11 @@ SMALL: dict[str, Any] = {"segment_bytes": 16 << 10, "snapshot_bytes": 64 << 10, 
 KEEP = 160 << 10
 
 
+def rewrites_a_segment(aside: Path) -> bool:
+    name = aside.name.removeprefix(".aside-")
+    return name != aside.name and name.endswith(".segment") and aside.with_name(name).exists()
+
+
 class SlowPruning(Disk):
     """Rewritten segments are not written before `go`."""
 
@@ -42,7 +47,7 @@ class SlowPruning(Disk):
         self.begun, self.go = threading.Event(), threading.Event()
 
     def create(self, path: Path) -> int:
-        if path.name.startswith(".aside") and path.name.endswith(".segment"):
+        if rewrites_a_segment(path):
             self.begun.set()
             self.go.wait()
         return super().create(path)
@@ -145,7 +150,7 @@ class FullDisk(Disk):
     full = True
 
     def create(self, path: Path) -> int:
-        if self.full and path.name.startswith(".aside") and path.name.endswith(".segment"):
+        if self.full and rewrites_a_segment(path):
             raise OSError(28, "No space left on device")
         return super().create(path)
 
