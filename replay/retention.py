@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common.errors import LogDamaged
 from common.schema import rollout_keys, rollout_table
 from replay.config import Retention
 from replay.disk import Disk
@@ -34,11 +35,14 @@ MEDIA_AT_ONCE = 1 << 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
-    """What went: rollouts pruned to their keys, pictures, and bytes of the log."""
+    """What went: rollouts pruned to their keys, pictures, and bytes of the log. damage: a segment that holds some stays
+    as it is, and so do pictures, because nobody knows which of them a damaged rollout shows; "" where there is none.
+    """
 
     num_rollouts: int = 0
     num_media: int = 0
     num_bytes: int = 0
+    damage: str = ""
 
 
 class Pruner:
@@ -64,6 +68,7 @@ class Pruner:
         self._disk = disk or Disk()
         self._slack = max(segment_bytes, retention.keep_bytes // SHARE)
         self._num_bare = 0
+        self._damage = ""
         self._wait()
 
     def due(self) -> bool:
@@ -79,8 +84,9 @@ class Pruner:
         """One pass over `segments`, the first of the log. needed: records that are asked for; every other rollout in
         these segments is not and never will be. stop: asked between segments; what is left is for the next pass.
 
-        Raises OSError as the disk does, LogDamaged where a record no longer matches its hash.
+        Raises OSError as the disk does.
         """
+        self._damage = ""
         folder, num_rollouts, num_bytes = self._folder / "media", 0, 0
         shown = set(announced(folder))
         excess = self._log.num_bytes - self._retention.keep_bytes if self._retention.keep_bytes else 0
@@ -91,7 +97,11 @@ class Pruner:
                 break
             if excess <= 0 and segment.created_ns >= oldest_ns:
                 continue
-            keys, num_left = self._keys(segment, needed, shown)
+            try:
+                keys, num_left = self._keys(segment, needed, shown)
+            except LogDamaged as error:
+                self._damage = str(error)
+                continue
             if keys and folder.is_dir():
                 announce(folder, shown, self._disk)
             gained = self._log.replace(segment, {sequence: (PRUNED, body) for sequence, body in keys.items()})
@@ -99,13 +109,19 @@ class Pruner:
             self._num_bare += number == self._num_bare and not num_left
         num_media = 0 if stop() else self.finish()
         self._wait()
-        return Pruning(num_rollouts=num_rollouts, num_media=num_media, num_bytes=num_bytes)
+        return Pruning(num_rollouts=num_rollouts, num_media=num_media, num_bytes=num_bytes, damage=self._damage)
 
     def finish(self) -> int:
         """Remove the announced pictures that no rollout with a body refers to; how many they were. One that was asked
-        for meanwhile stays announced, for the next pass.
+        for meanwhile stays announced, for the next pass; so do all where the log is damaged.
         """
-        folder = self._folder / "media"
+        try:
+            return self._finish(self._folder / "media")
+        except LogDamaged as error:
+            self._damage = str(error)
+            return 0
+
+    def _finish(self, folder: Path) -> int:
         shown = announced(folder)
         if not shown:
             return 0
@@ -149,7 +165,7 @@ def prune(folder: Path, log: Log, state: State, retention: Retention, *, disk: D
     pruner = Pruner(folder, log, retention, disk=disk)
     num_media = pruner.finish()
     done = pruner.prune(asked_for(state), log.segments)
-    return Pruning(num_rollouts=done.num_rollouts, num_media=num_media + done.num_media, num_bytes=done.num_bytes)
+    return replace(done, num_media=num_media + done.num_media)
 
 
 def asked_for(state: State) -> set[int]:

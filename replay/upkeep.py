@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
-from common.errors import LogDamaged, MediaError, ReplayError
+from common.errors import MediaError, ReplayError
 from replay.commit import Committer
 from replay.config import ReplayConfig
 from replay.log import Log
@@ -101,9 +101,9 @@ class Upkeep:
 
     def _pass(self, segments: Sequence[Segment], state: State, reading: Set[int]) -> None:
         try:
-            self._pruner.prune(asked_for(state) | reading, segments, stop=lambda: self._stopping)
-            self.error = ""
-        except (OSError, LogDamaged, MediaError, ReplayError) as error:
+            done = self._pruner.prune(asked_for(state) | reading, segments, stop=lambda: self._stopping)
+            self.error = done.damage
+        except (OSError, MediaError, ReplayError) as error:
             self.error = f"{error}"
 
 

@@ -145,12 +145,15 @@ def test_a_packed_copy_is_what_the_state_was(num_steps: int, more: int) -> None:
 
 
 def test_a_process_that_writes_a_longer_log_does_not_grow_with_it(tmp_path: Path) -> None:
-    """Far less than the log: what it allocates on the way (decoded rollouts, buffers of Arrow) varies by some MB."""
+    """Far less than the log: what allocators keep of what is allocated on the way (decoded rollouts, buffers of Arrow)
+    varies by some MB.
+    """
     tests = Path(__file__).parent
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
-    words = [sys.executable, "-c", CHILD, str(tmp_path), "30", "130"]
+    allocators = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])} | allocators
+    words = [sys.executable, "-c", CHILD, str(tmp_path), "30", "230"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
     (few_bytes, before), (many_bytes, after) = (map(int, line.split()) for line in done.stdout.splitlines())
     written = many_bytes - few_bytes
-    assert written > 10 << 20
-    assert after - before < written / 3
+    assert written > 20 << 20
+    assert after - before < written / 2

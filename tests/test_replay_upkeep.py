@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,19 @@ from replay.frames import PRUNED
 from replay.log import Log
 from replay.media import DurableMedia
 from replay.opening import open_replay
+from replay.packs import PackedMedia
+from replay.reading import read_log
 from replay.records import Kind
 from replay.segments import read_frames
 from replay.state import State
 
 SMALL: dict[str, Any] = {"segment_bytes": 16 << 10, "snapshot_bytes": 64 << 10, "keep_draws": 2, "durability": OS}
 KEEP = 160 << 10
+
+
+def rewrites_a_segment(aside: Path) -> bool:
+    name = aside.name.removeprefix(".aside-")
+    return name != aside.name and name.endswith(".segment") and aside.with_name(name).exists()
 
 
 class SlowPruning(Disk):
@@ -39,7 +47,7 @@ class SlowPruning(Disk):
         self.begun, self.go = threading.Event(), threading.Event()
 
     def create(self, path: Path) -> int:
-        if path.name.startswith(".aside") and path.name.endswith(".segment"):
+        if rewrites_a_segment(path):
             self.begun.set()
             self.go.wait()
         return super().create(path)
@@ -142,7 +150,7 @@ class FullDisk(Disk):
     full = True
 
     def create(self, path: Path) -> int:
-        if self.full and path.name.startswith(".aside") and path.name.endswith(".segment"):
+        if self.full and rewrites_a_segment(path):
             raise OSError(28, "No space left on device")
         return super().create(path)
 
@@ -164,6 +172,50 @@ async def test_a_pruning_that_the_disk_refuses_is_told_and_taken_up_again(tmp_pa
     assert (await buffer.stats()).log_bytes < 1.5 * KEEP
     await buffer.close()
     assert folded(tmp_path) == buffer.state
+
+
+async def test_damage_stays_as_it_lies_with_every_picture_and_the_rest_is_pruned(tmp_path: Path) -> None:
+    live = FolderMediaStore(tmp_path / "live")
+    config = ReplayConfig(folder=tmp_path / "run", live_media=live.root, **SMALL)
+    buffer = open_replay(config)
+    await a_phase(buffer)
+    for step in range(12):
+        await a_step(buffer, step, live)
+    await buffer.close()
+    path = next(path for path in sorted((tmp_path / "run" / "log").glob("*.segment")) if b"g4/1" in path.read_bytes())
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"g4/1", b"g4/7"))
+    num_media = len(dict(PackedMedia(tmp_path / "run" / "media").sizes()))
+    config = replace(config, retention=Retention(keep_bytes=KEEP))
+    buffer = open_replay(config)
+    for step in range(12, 24):
+        await a_step(buffer, step, live)
+        await buffer._upkeep.idle()
+    assert "does not match its hash" in (await buffer.stats()).retention_error
+    await buffer.close()
+    assert path.read_bytes() == data.replace(b"g4/1", b"g4/7")
+    kinds = [frame.kind for frame in read_frames(tmp_path / "run" / "log")]
+    assert 30 < kinds.count(PRUNED) == 47 - kinds.count(Kind.ROLLOUT)
+    assert len(dict(PackedMedia(tmp_path / "run" / "media").sizes())) == num_media + 12
+
+
+async def test_who_reads_a_log_while_it_is_pruned_reads_all_of_it(tmp_path: Path) -> None:
+    config = ReplayConfig(folder=tmp_path, **SMALL)
+    buffer = open_replay(config)
+    await a_phase(buffer)
+    for step in range(12):
+        await a_step(buffer, step)
+    await buffer.close()
+    reading = read_log(tmp_path / "log")
+    entries = reading.entries()
+    first = [next(entries) for _ in range(8)]
+    assert reading.as_it_was
+    await open_replay(replace(config, retention=Retention(keep_bytes=1))).close()
+    rest = list(entries)
+    assert not reading.as_it_was
+    assert [entry.place.sequence for entry in (*first, *rest)] == list(range(reading.next_sequence))
+    assert PRUNED not in {entry.kind for entry in first}
+    assert PRUNED in {entry.kind for entry in rest}
 
 
 def test_a_picture_that_is_asked_for_while_it_goes_stays(tmp_path: Path) -> None:
