@@ -18,7 +18,7 @@ from replay.disk import Disk
 from replay.folding import fold
 from replay.frames import TOMBSTONE
 from replay.log import Log
-from replay.orphans import remove, remove_media
+from replay.orphans import finish, remove, remove_media, unneeded
 from replay.records import Erase, Erased, Experience, Kind, Pruned, Settle, Spend, decode, encode
 from replay.segments import segment_paths
 from replay.state import State
@@ -115,11 +115,13 @@ def _announce(log: Log, state: State, erase: Erase) -> None:
 def _finish(folder: Path, log: Log, erase: Erase, disk: Disk) -> Erasure:
     remove(list((folder / "log").glob("*.snapshot")), disk)
     remove([path for path in (folder / "index").glob("*") if path.is_file()], disk)
-    num_media = remove_media(folder / "media", log, erase.media, frozenset(erase.sequences), disk)
+    finish(folder / "media", log, disk)
+    media = unneeded(log, erase.media, frozenset(erase.sequences)) if (folder / "media").is_dir() else set()
+    remove_media(folder / "media", media, disk)
     tombstones = dict.fromkeys(erase.sequences, (TOMBSTONE, b""))
     for path in segment_paths(folder / "log")[:-1]:
         replace_records(path, tombstones, disk)
     done = Erased(group_ids=erase.group_ids, sequences=erase.sequences, num_rollouts=erase.num_rollouts)
     log.append(*encode(done))
     log.commit()
-    return Erasure(num_rollouts=erase.num_rollouts, num_records=len(erase.sequences), num_media=num_media)
+    return Erasure(num_rollouts=erase.num_rollouts, num_records=len(erase.sequences), num_media=len(media))

@@ -17,7 +17,7 @@ from replay.config import Retention
 from replay.disk import Disk
 from replay.frames import PRUNED
 from replay.log import Log
-from replay.orphans import remove, remove_media
+from replay.orphans import announce, finish, remove, remove_announced, unneeded
 from replay.records import Kind, Pruned, encode
 from replay.segments import Segment, frames_of
 from replay.state import State
@@ -39,12 +39,14 @@ def prune(folder: Path, log: Log, state: State, retention: Retention, *, disk: D
     Where anything went, the log must be closed and opened again before it is read.
     """
     disk = disk or Disk()
-    doomed, media = _due(folder, log, state, retention)
+    finish(folder / "media", log, disk)
+    doomed, shown = _due(folder, log, state, retention)
     if not doomed:
         return Pruning()
     remove((folder / "log").glob("*.snapshot"), disk)
     gone = frozenset(sequence for sequences in doomed.values() for sequence in sequences)
-    num_media = remove_media(folder / "media", log, media, gone, disk)
+    media = unneeded(log, shown, gone) if (folder / "media").is_dir() else set()
+    announce(folder / "media", media, disk)
     before = log.num_bytes
     for segment, sequences in doomed.items():
         path, wanted = folder / "log" / segment.name, frozenset(sequences)
@@ -52,7 +54,9 @@ def prune(folder: Path, log: Log, state: State, retention: Retention, *, disk: D
         keys = {frame.sequence: keys_of(bytes(frame.body)) for frame in frames if frame.sequence in wanted}
         replace_records(path, {sequence: (PRUNED, encode(left)[1]) for sequence, left in keys.items()}, disk)
         before += path.stat().st_size - segment.num_bytes
-    return Pruning(num_rollouts=len(gone), num_media=num_media, num_bytes=log.num_bytes - before)
+    if media:
+        remove_announced(folder / "media", media, disk)
+    return Pruning(num_rollouts=len(gone), num_media=len(media), num_bytes=log.num_bytes - before)
 
 
 def _due(folder: Path, log: Log, state: State, retention: Retention) -> tuple[dict[Segment, list[int]], set[str]]:

@@ -15,6 +15,7 @@ from common.schema import RolloutKeys
 from common.types import MediaRef
 from replay.audit.erasures import Erasures
 from replay.audit.findings import Findings
+from replay.orphans import announced
 from replay.packs import PackedMedia
 from replay.reading import Place
 
@@ -112,10 +113,11 @@ def check_media(
                 found.add("damaged media", f"{what}; other bytes lie under that name", need.place)
         elif digest not in erasures.going_media:
             found.add("missing media", f"{what}, which the replay does not hold", need.place)
+    going = erasures.going_media | announced(folder / "media")
     unneeded = sorted(digest for digest in kept if digest not in needed)
     for digest in erasures.gone_media.intersection(unneeded):
         found.add("erased", f"a picture of an erased source still lies there: {digest} ({kept[digest]} bytes)")
-    orphans = [digest for digest in unneeded if digest not in erasures.gone_media | erasures.going_media]
+    orphans = [digest for digest in unneeded if digest not in erasures.gone_media | going]
     if orphans and not all_closed:
         size = sum(kept[digest] for digest in orphans)
         found.note(
