@@ -10,7 +10,8 @@ PixelisError
 ├── ContractError         a value that breaks a law of the house (a rollout without log-probs, say)
 ├── ReplayError           the log
 │   ├── LogDamaged        a frame of a sealed segment does not match its hash
-│   └── LogLocked         another writer holds the log
+│   ├── LogLocked         another writer holds the log
+│   └── DiskFull          no room for a write; nothing of it is kept, and it may be tried again
 ├── WeightsError          received weights do not match their digest, or an engine refused them
 ├── ActorDied             the process behind a handle ended before it answered
 └── Stopped               someone asked for a clean stop
@@ -63,6 +64,10 @@ class LogDamaged(ReplayError):
 
 class LogLocked(ReplayError):
     """Another writer holds the log."""
+
+
+class DiskFull(ReplayError):
+    """No room for a write: nothing of it is kept, and it may be tried again when there is."""
 
 
 class WeightsError(PixelisError):

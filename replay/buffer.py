@@ -12,14 +12,16 @@ logged, made durable, and only then handed out, so asking for a step again gives
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from common.errors import ConfigError, ContractError, Stopped
+from common.errors import ConfigError, ContractError, DiskFull, ReplayError, Stopped
 from common.schema import RolloutKeys, decode_rollouts, merge_rollouts, rollout_keys
-from common.types import Consensus, Draw, Neighbour
+from common.types import Consensus, Draw, MediaRef, Neighbour
 from replay.commit import Committer
 from replay.config import Drawing, ReplayConfig
+from replay.disk import refusal
 from replay.limiter import Limiter
 from replay.log import Log
 from replay.records import Admit, Advance, Begin, Experience, Kind, Record, Release, Rewind, Settle, Spend, encode
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 class ReplayBuffer:
     """One per run, on one event loop; `replay.opening.open_replay` builds it.
 
-    After a failed write or sync every method that writes raises ReplayError, for ever: restart to read the disk back.
+    While the disk is full, whoever writes waits (`ReplayStats.waiting_for`). After any other failed write or sync every
+    method that writes raises ReplayError, for ever: restart to read the disk back.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class ReplayBuffer:
         self._check()
         keys = await asyncio.to_thread(_inspect, data)
         if self._media is not None:
-            await asyncio.to_thread(self._media.keep, keys.media)
+            await self._keep(self._media, keys.media)
         async with self._changed:
             self._check()
             self._phase()
@@ -160,7 +163,7 @@ class ReplayBuffer:
         if not self._phase().votes:
             raise ContractError(f"phase {self._phase().phase} takes no votes; begin it with votes=True")
         if self._state.why_over(consensus.group_id):
-            return
+            return await self._committer.flush()
         if consensus.group_id not in self._state.groups:
             raise ContractError(f"a vote over group {consensus.group_id}, which was never admitted")
         self._check()
@@ -171,8 +174,9 @@ class ReplayBuffer:
 
     async def abandon(self, group_id: str, reason: str) -> None:
         """Give up a group whose rollouts will not all come (its actor was killed); its credit returns."""
-        if group_id in self._state.groups:
-            await self._record_and_wake(Spend(group_id=group_id, reason=reason))
+        if group_id not in self._state.groups:
+            return await self._committer.flush()
+        await self._record_and_wake(Spend(group_id=group_id, reason=reason))
 
     async def sample(self, step: int) -> Draw:
         """Hand out the whole groups for learner step `step`. Waits until enough are complete (and settled, if voting)
@@ -233,7 +237,7 @@ class ReplayBuffer:
         """
         now = self._state.phase
         if now is None or now.phase != phase or step <= self._state.floor:
-            return
+            return await self._committer.flush()
         if step > self._state.next_step:
             raise ContractError(f"release of step {step}; the next draw is for step {self._state.next_step}")
         await self._record_and_wake(Release(step=step))
@@ -305,24 +309,50 @@ class ReplayBuffer:
             lost_records=sum(loss.stop_sequence - loss.first_sequence for loss in recovery.losses),
             cut_bytes=recovery.cut_bytes,
             snapshot_error=self._log.snapshot_error,
+            waiting_for=self._committer.waiting_for,
         )
 
     async def close(self) -> None:
-        """Make everything durable, save the index, seal the log behind a snapshot. Whoever waits gets Stopped."""
+        """Make everything durable, save the index, seal the log behind a snapshot. Whoever waits gets Stopped. Raises
+        ReplayError when the disk refuses; the next writer is let in all the same.
+        """
         if self._closed:
             return
         self._closed = True
         await self._wake()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_log)  # it lets the next writer in, so it comes last
+            if self._media is not None:
+                stack.push_async_callback(asyncio.to_thread, self._media.close)
             await self._committer.close()
             if self._index is not None:
                 async with self._index_turn:
-                    await asyncio.to_thread(self._index.save)
-        finally:
-            failed = self._committer.error is not None
-            await asyncio.to_thread(self._log.close, b"" if failed else self._state.pack(), fold=FOLD_VERSION)
-            if self._media is not None:
-                await asyncio.to_thread(self._media.close)
+                    await asyncio.to_thread(self._save, self._index)
+
+    async def _close_log(self) -> None:
+        failed = self._committer.error is not None
+        await asyncio.to_thread(self._log.close, b"" if failed else self._state.pack(), fold=FOLD_VERSION)
+
+    def _save(self, index: NeighbourIndex) -> None:
+        try:
+            index.save()
+        except OSError as error:
+            self._log.abandon()  # without a seal nobody takes the index for one that was saved
+            raise refusal(self._config.folder, "the index could not be saved; it will be built anew", error) from error
+
+    async def _keep(self, media: DurableMedia, refs: Sequence[MediaRef]) -> None:
+        """Wait until the pictures are durable, and for room where there is none."""
+        while True:
+            self._check()
+            try:
+                await asyncio.to_thread(media.keep, refs)
+                return
+            except DiskFull as error:
+                await self._committer.wait_for_room(error)
+            except ReplayError as error:
+                self._check()
+                self._committer.fail(error)
+                raise
 
     def _judge(self, group_id: str) -> None:
         """Spend a group that is all there and teaches nothing."""

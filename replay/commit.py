@@ -1,21 +1,26 @@
 """Group commit: one thread writes the log, and everything that arrives while it syncs shares the next sync.
 
 `put` gives a record its number at once (so the state can follow it) and a future that ends when the record is durable.
-A failure is fatal: it ends every future and every later `put`.
+While the disk is full everybody waits, and the write is tried again. Any other failure is fatal: it ends every future
+and every later `put`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from common.errors import ReplayError
+from common.errors import DiskFull, ReplayError
 from replay.config import Durability
 from replay.frames import ALIGN
 from replay.log import Log
+
+RETRY_S = 0.05
+"""Between two tries of a write that there was no room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class Committer:
     """The only caller of `log.append`, `log.commit` and `log.checkpoint`. Lives on one event loop; the disk is waited
     for elsewhere.
 
-    on_failure: called once, on the loop, after a write or a sync failed.
+    on_failure: called once, on the loop, after a write or a sync failed. waiting_for: what the disk said last, while
+    it is full; "" otherwise.
     """
 
     def __init__(self, log: Log, durability: Durability, *, on_failure: Callable[[], None]) -> None:
@@ -50,6 +56,8 @@ class Committer:
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._last: asyncio.Future[None] | None = None
+        self._closing = asyncio.Event()
+        self.waiting_for = ""
         self._next = log.next_sequence
         self.num_bytes = log.num_bytes
         self.error: ReplayError | None = None
@@ -98,7 +106,10 @@ class Committer:
             raise self.error
 
     async def close(self) -> None:
-        """Write what is pending; then the thread ends. The log stays open."""
+        """Write what is pending; then the thread ends. The log stays open. Raises DiskFull where there is no room for
+        it now, another ReplayError after a failure.
+        """
+        self._closing.set()
         try:
             await self.flush()
             if self._task is not None:
@@ -106,26 +117,46 @@ class Committer:
         finally:
             self._thread.shutdown()
 
+    async def wait_for_room(self, error: DiskFull) -> None:
+        """Until it is time to try again: soon, or at once when the buffer closes."""
+        self.waiting_for = str(error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), RETRY_S)
+        self.waiting_for = ""
+
+    def fail(self, error: ReplayError) -> None:
+        """Nothing more is written or acknowledged."""
+        if self.error is None:
+            self.error = error
+            self._on_failure()
+
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._pending:
             await self._company()
-            batch, self._pending, self._pending_bytes = self._pending, [], 0
+            batch, self._pending, self._pending_bytes = deque(self._pending), [], 0
             self._full.clear()
             try:
-                await loop.run_in_executor(self._thread, self._write, batch)
+                while batch:
+                    await self._write_some(batch)
             except ReplayError as error:
-                self.error = error
-                batch, self._pending = batch + self._pending, []
-            for item in batch:
-                if isinstance(item, _Snapshot):
-                    continue
-                if self.error is None:
-                    item.durable.set_result(None)
-                else:
-                    item.durable.set_exception(self.error)
-            if self.error is not None:
-                self._on_failure()
+                self.fail(error)
+            except Exception as error:
+                self.fail(ReplayError(f"{self._log.folder}: a bug ended the log's thread: {error!r}"))
+                raise
+            finally:
+                if self.error is not None:
+                    lost, self._pending = [*batch, *self._pending], []
+                    _end(lost, self.error)
+
+    async def _write_some(self, batch: deque[_Item | _Snapshot]) -> None:
+        """Write from the front of `batch` what there is room for; whoever waits for that is told, and no other."""
+        items = tuple(batch)
+        full = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, batch)
+        _end(items[: len(items) - len(batch)], None)
+        if full is not None:
+            if self._closing.is_set():
+                raise full
+            await self.wait_for_room(full)
 
     async def _company(self) -> None:
         """Let a group gather for `group_ms`, unless it is large already."""
@@ -133,16 +164,36 @@ class Committer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), self._durability.group_ms / 1000)
 
-    def _write(self, batch: list[_Item | _Snapshot]) -> None:
-        for item in batch:
-            if isinstance(item, _Snapshot):
-                self._log.checkpoint(item.state, fold=item.fold)
-                continue
-            self._log.append(item.kind, item.body)
-            if self._durability.mode == "always":
-                self._log.commit()
+    def _write(self, batch: deque[_Item | _Snapshot]) -> DiskFull | None:
+        """Take from the front of `batch` what is durable, or written where nothing is synced."""
+        rest, full = deque(batch), None
+        try:
+            while rest:
+                item = rest[0]
+                if isinstance(item, _Snapshot):
+                    self._log.checkpoint(item.state, fold=item.fold)
+                else:
+                    self._log.append(item.kind, item.body)
+                    if self._durability.mode == "always":
+                        self._log.commit()
+                rest.popleft()
+        except DiskFull as error:
+            full = error
         if self._durability.mode == "group":
             self._log.commit()
+        while len(batch) > len(rest):
+            batch.popleft()
+        return full
+
+
+def _end(items: Sequence[_Item | _Snapshot], error: ReplayError | None) -> None:
+    for item in items:
+        if isinstance(item, _Snapshot) or item.durable.done():
+            continue
+        if error is None:
+            item.durable.set_result(None)
+        else:
+            item.durable.set_exception(error)
 
 
 def _heard(future: asyncio.Future[None]) -> None:

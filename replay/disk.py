@@ -6,11 +6,18 @@ A name is durable when its folder was synced, content when its file was. Reading
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from common.errors import DiskFull, ReplayError
 from replay.frames import Bytes
+
+
+class SyncFailed(OSError):
+    """What the disk holds is unknown: the kernel may have dropped what it could not write."""
 
 
 class Disk:
@@ -19,6 +26,10 @@ class Disk:
     def create(self, path: Path) -> int:
         """A new or emptied file, opened to append; its descriptor."""
         return os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND, 0o644)
+
+    def open(self, path: Path) -> int:
+        """A file that is there, to be cut or synced; its descriptor."""
+        return os.open(path, os.O_RDWR)
 
     def write(self, file: int, buffers: Sequence[Bytes]) -> int:
         """The number of bytes written, maybe fewer than there are."""
@@ -42,12 +53,16 @@ class Disk:
         path.unlink(missing_ok=True)
 
     def make_folder(self, path: Path) -> None:
-        """The folder, durable with its name, and those above it."""
+        """The folder, durable with its name, and those above it.
+
+        One that is there may have been made by a process that was killed before it could sync the name; whoever made
+        it had synced those above before.
+        """
         if not path.is_dir():
             if path.parent != path:
                 self.make_folder(path.parent)
             path.mkdir(exist_ok=True)
-            self.sync_folder(path.parent)
+        self.sync_folder(path.parent)
 
     def sync_folder(self, path: Path) -> None:
         """The names in a folder."""
@@ -68,15 +83,49 @@ def write_all(disk: Disk, file: int, buffers: Sequence[Bytes]) -> None:
 
 
 def write_whole(disk: Disk, path: Path, data: Bytes, *, sync: bool = True) -> None:
-    """A file that appears whole, or replaces another at once; durable with its name unless `sync` is false."""
+    """A file that appears whole, or replaces another at once; durable with its name unless `sync` is false.
+
+    Raises OSError as the disk does, SyncFailed where it was a sync; what lay there before lies there then, unless it
+    was the sync of the folder.
+    """
+    disk.close(begin_file(disk, path, data, sync=sync))
+
+
+def begin_file(disk: Disk, path: Path, data: Bytes, *, sync: bool = True) -> int:
+    """As `write_whole`, and the file stays open to append to; its descriptor."""
     aside = path.with_name(f".aside-{path.name}")
-    file = disk.create(aside)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_forget, disk, aside)
+        file = disk.create(aside)
+        stack.callback(disk.close, file)
         write_all(disk, file, [data])
         if sync:
-            disk.sync(file)
-    finally:
-        disk.close(file)
-    disk.rename(aside, path)
-    if sync:
-        disk.sync_folder(path.parent)
+            with syncing():
+                disk.sync(file)
+        disk.rename(aside, path)
+        if sync:
+            with syncing():
+                disk.sync_folder(path.parent)
+        stack.pop_all()
+    return file
+
+
+def _forget(disk: Disk, aside: Path) -> None:
+    """What could not be finished takes no room; the next opening looks for it again."""
+    with contextlib.suppress(OSError):
+        disk.unlink(aside)
+
+
+@contextlib.contextmanager
+def syncing() -> Iterator[None]:
+    """Raises SyncFailed where what it holds raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise SyncFailed(error.errno, error.strerror) from error
+
+
+def refusal(where: Path, what: str, error: OSError) -> ReplayError:
+    """What to raise where the disk refused: DiskFull where room helps, ReplayError otherwise."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, SyncFailed)
+    return (DiskFull if full else ReplayError)(f"{where}: {what} ({error.strerror})")

@@ -8,13 +8,15 @@ erasure that the next opening finishes.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
 from common.media import content_digest
 from common.schema import decode_rollouts, rollout_keys
-from replay.disk import Disk
+from replay.disk import Disk, refusal
 from replay.folding import fold
 from replay.frames import TOMBSTONE
 from replay.log import Log
@@ -37,38 +39,50 @@ class Erasure:
 def erase_source(folder: Path, source: str, *, disk: Disk | None = None) -> Erasure:
     """Erase everything of `source`, a producer's name or a query's id, from the replay in `folder`.
 
-    Raises LogLocked while a run writes it, UserError when there is no log or nothing of the source in it.
+    Raises LogLocked while a run writes it, UserError when there is no log or nothing of the source in it, ReplayError
+    when the disk refuses: then it has not begun, or the next opening finishes it.
     """
     disk = disk or Disk()
     if not segment_paths(folder / "log"):
         raise UserError(f"{folder} holds no log")
-    log = Log(folder / "log", disk=disk)
-    try:
-        state = fold(log)
-        if state.erasing is not None:
-            _finish(folder, log, state.erasing, disk)
-            log.close()
-            log = Log(folder / "log", disk=disk)
-            state = fold(log)
-        erase = _find(log, source)
-        if not erase.sequences:
-            raise UserError(f"{folder} holds nothing of {source}: no producer of that name and no query of that id")
-        _announce(log, state, erase)
-        return _finish(folder, log, erase, disk)
-    finally:
-        log.close()
+    with _opened(folder, disk) as (log, state):
+        if state.erasing is None:
+            return _erase(folder, log, state, source, disk)
+        _finish(folder, log, state.erasing, disk)
+    with _opened(folder, disk) as (log, state):
+        return _erase(folder, log, state, source, disk)
 
 
 def finish_erasure(folder: Path, *, disk: Disk | None = None) -> None:
     """Finish the erasure that a killed process began, if there is one."""
     disk = disk or Disk()
+    with _opened(folder, disk) as (log, state):
+        if state.erasing is not None:
+            _finish(folder, log, state.erasing, disk)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, disk: Disk) -> Iterator[tuple[Log, State]]:
+    """The log and its fold; closed in order when all went well. Raises ReplayError when the disk refuses."""
     log = Log(folder / "log", disk=disk)
     try:
-        erasing = fold(log).erasing
-        if erasing is not None:
-            _finish(folder, log, erasing, disk)
-    finally:
+        yield log, fold(log)
         log.close()
+    except UserError:
+        log.close()
+        raise
+    except OSError as error:
+        raise refusal(folder, "the erasure is not finished; the next opening goes on", error) from error
+    finally:
+        log.abandon()
+
+
+def _erase(folder: Path, log: Log, state: State, source: str, disk: Disk) -> Erasure:
+    erase = _find(log, source)
+    if not erase.sequences:
+        raise UserError(f"{folder} holds nothing of {source}: no producer of that name and no query of that id")
+    _announce(log, state, erase)
+    return _finish(folder, log, erase, disk)
 
 
 def _find(log: Log, source: str) -> Erase:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import LogDamaged, LogLocked, ReplayError
-from replay.disk import Disk, write_all
+from replay.disk import Disk, SyncFailed, begin_file, refusal, write_all
 from replay.footer import pack_footer, read_offset
 from replay.frames import (
     ALIGN,
@@ -38,7 +38,7 @@ from replay.frames import (
     pack_frame,
     unpack_frame,
 )
-from replay.segments import Frame, Loss, Segment, frames_of, map_file, offsets_of, read_segments
+from replay.segments import Contents, Frame, Loss, Segment, frames_of, map_file, offsets_of, read_segments
 from replay.snapshot import Position, Snapshot, Trust, find_snapshot, write_snapshot
 
 
@@ -63,7 +63,7 @@ class Log:
 
     recovery: what opening found. snapshot: the one that was trusted; num_bytes_trusted: of the log
     before it. epoch: number of this writer. Raises LogLocked when another writer is alive, RunFolderError when the
-    folder is of another format.
+    folder is of another format, ReplayError when the disk refuses.
     """
 
     def __init__(
@@ -81,14 +81,17 @@ class Log:
         self._disk = disk or Disk()
         self._broken = ""
         self.snapshot_error = ""
-        self._size = 0
+        self._file, self._size = -1, 0
         self._entries = array("Q")
-        self._disk.make_folder(self.folder)
-        self._lock = _lock(self.folder / "lock")
-        with contextlib.ExitStack() as stack:
-            stack.callback(os.close, self._lock)
-            self._open(fold)
-            stack.pop_all()
+        try:
+            self._disk.make_folder(self.folder)
+            self._lock = _lock(self.folder / "lock")
+            with contextlib.ExitStack() as stack:
+                stack.callback(os.close, self._lock)
+                self._open(fold)
+                stack.pop_all()
+        except OSError as error:
+            raise refusal(self.folder, "the log cannot be opened", error) from error
 
     def _open(self, fold: int | None) -> None:
         trust = Trust() if fold is None else find_snapshot(self.folder, fold=fold)
@@ -102,8 +105,7 @@ class Log:
             )
         for aside in self.folder.glob(".aside-*"):
             self._disk.unlink(aside)
-        if contents.cut is not None:
-            self._cut(*contents.cut)
+        self._settle(contents)
         self.recovery = Recovery(
             cut_bytes=contents.cut_bytes,
             losses=contents.losses,
@@ -121,13 +123,20 @@ class Log:
         self.num_bytes_trusted = sum(segment.num_bytes for segment in self._segments[: contents.num_trusted])
         self._start_segment()
 
-    def _cut(self, path: Path, size: int) -> None:
-        file = os.open(path, os.O_RDWR)
+    def _settle(self, contents: Contents) -> None:
+        """Cut the torn tail, and make durable what a killed writer left in the last segment, and its name: from here on
+        records say of it that it is.
+        """
+        if not contents.segments:
+            return
+        file = self._disk.open(self.folder / contents.segments[-1].name)
         try:
-            self._disk.truncate(file, size)
+            if contents.cut is not None:
+                self._disk.truncate(file, contents.cut[1])
             self._disk.sync(file)
         finally:
             self._disk.close(file)
+        self._disk.sync_folder(self.folder)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -141,13 +150,15 @@ class Log:
     def append(self, kind: int, body: Bytes) -> int:
         """Write one record and return its sequence number. It is durable after the next `commit`.
 
-        When the disk refuses the write, the log is cut back to the record before and ReplayError says why; the caller
-        may try again.
+        When the disk refuses the write, the log is cut back to the record before and ReplayError says why, DiskFull
+        where room is all that it lacks; the caller may try again.
         """
         assert SEAL < kind < FIRST_RESERVED, kind
         self._check()
         if self._size > ALIGN and (self._size + ALIGN + len(body) > self._segment_bytes or self._is_old()):
-            self._roll()
+            self._seal()
+        if self._file < 0:
+            self._start_segment()
         offset = self._size
         self._write((kind, body))
         self._entries.extend((offset, self._chain))
@@ -168,8 +179,10 @@ class Log:
         """
         self._check()
         if self._size > ALIGN:
-            self._roll()
-        self._keep(state, fold, next_index=self._index - 1)
+            self._seal()
+        if self._file < 0:
+            self._start_segment()
+        self._keep(state, fold)
 
     def read(self, sequence: int) -> Frame:
         """The record with this number, checked. Raises LogDamaged when it is lost or no longer matches its hash."""
@@ -222,24 +235,33 @@ class Log:
                 yield from frames_of(self.folder, segment, first_sequence=first_sequence, kinds=kinds)
 
     def close(self, state: bytes = b"", *, fold: int = 0) -> None:
-        """Seal the segment, make everything durable and let the next writer in. state: the fold of everything
-        appended, kept as a snapshot if there is one.
+        """Seal the segment, make everything durable and let the next writer in, whatever the disk says. state: the
+        fold of everything appended, kept as a snapshot if there is one. Raises ReplayError as `append` does.
         """
         if self._lock < 0:
             return
         try:
             if not self._broken:
-                self._seal()
+                if self._file >= 0:
+                    self._seal()
                 if state:
-                    self._keep(state, fold, next_index=self._index)
+                    self._keep(state, fold)
         finally:
-            self._disk.close(self._file)
-            os.close(self._lock)
-            self._lock = -1
+            self.abandon()
 
-    def _keep(self, state: bytes, fold: int, *, next_index: int) -> None:
+    def abandon(self) -> None:
+        """Let the next writer in and write nothing more, as if this one had been killed."""
+        if self._lock < 0:
+            return
+        if self._file >= 0:
+            self._disk.close(self._file)
+        os.close(self._lock)
+        self._file = self._lock = -1
+
+    def _keep(self, state: bytes, fold: int) -> None:
+        """Called where no record lies in the open segment, if there is one."""
         position = Position(
-            next_index=next_index,
+            next_index=self._index - (self._file >= 0),
             next_sequence=self.next_sequence,
             next_epoch=self.epoch + 1,
             chain=self._chain,
@@ -269,7 +291,7 @@ class Log:
             write_all(self._disk, self._file, buffers)
         except OSError as error:
             self._cut_back(error)
-            raise ReplayError(f"{self.folder}: a write failed ({error.strerror}); nothing of it is kept") from error
+            raise refusal(self.folder, "a write failed; nothing of it is kept", error) from error
         self._chain = chain
         self._size += sum(map(len, buffers))
 
@@ -278,6 +300,7 @@ class Log:
             self._disk.truncate(self._file, self._size)
         except OSError:
             self._broken = f"a write and the cut after it failed: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}") from error
 
     def _sync(self) -> None:
         try:
@@ -299,8 +322,9 @@ class Log:
         self._write((FOOTER, pack_footer(self._entries)), (SEAL, b""))
         self._sync()
         self._segments.append(self._written(footer))
+        self._disk.close(self._file)
         self._old_bytes += self._size
-        self._size = 0
+        self._file, self._size = -1, 0
         self._current = (self.next_sequence, self._path, array("Q"))
 
     def _written(self, footer: int = 0) -> Segment:
@@ -317,32 +341,24 @@ class Log:
             created_ns=self._created_ns,
         )
 
-    def _roll(self) -> None:
-        self._seal()
-        self._disk.close(self._file)
-        self._start_segment()
-
     def _start_segment(self) -> None:
         """A new segment appears whole: its header is durable before its name is."""
-        self._path = self.folder / f"{self._index:08d}.segment"
-        self._created_ns, self._began_s = time.time_ns(), time.monotonic()
+        path, created_ns = self.folder / f"{self._index:08d}.segment", time.time_ns()
         header = SegmentHeader(
             index=self._index,
             epoch=self.epoch,
             first_sequence=self.next_sequence,
             chain=self._chain,
-            created_ns=self._created_ns,
+            created_ns=created_ns,
         )
-        aside = self.folder / f".aside-{self._index:08d}"
         try:
-            self._file = self._disk.create(aside)
-            write_all(self._disk, self._file, [header.pack()])
-            self._disk.sync(self._file)
-            self._disk.rename(aside, self._path)
-            self._disk.sync_folder(self.folder)
+            self._file = begin_file(self._disk, path, header.pack())
+        except SyncFailed as error:
+            self._broken = f"a segment could not be started, a sync failed: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}; restart to read back what the disk holds") from error
         except OSError as error:
-            self._broken = f"a segment could not be started: {error.strerror}"
-            raise ReplayError(f"{self.folder}: {self._broken}") from error
+            raise refusal(self.folder, "a segment could not be started", error) from error
+        self._path, self._created_ns, self._began_s = path, created_ns, time.monotonic()
         self._size = ALIGN
         self._index += 1
         self._entries = array("Q")

@@ -17,7 +17,7 @@ from pathlib import Path
 from common.errors import ContractError, MediaError, ReplayError
 from common.media import FolderMediaStore, content_digest
 from common.types import MediaRef
-from replay.disk import Disk, write_all, write_whole
+from replay.disk import Disk, SyncFailed, begin_file, refusal, write_all, write_whole
 from replay.frames import ALIGN
 from replay.packs import Pack, PackedMedia, Place, entry_header, index_of, pack_header, read_entry
 
@@ -29,7 +29,8 @@ class DurableMedia:
     """The one writer of a folder of packs; whoever holds the log's lock. Safe for many threads of one process.
 
     A pack is begun when there is something to keep and ended at `pack_bytes`. sync: False skips every fsync (durability
-    "os"). After a failed sync everything raises ReplayError, for ever: what the disk holds is then unknown.
+    "os"). index_error: why the last index could not be written, "" where it was. After a failed sync everything raises
+    ReplayError, for ever: what the disk holds is then unknown.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class DurableMedia:
         self._pack_bytes = pack_bytes
         self._appending, self._syncing = threading.Lock(), threading.Lock()
         self._kept: OrderedDict[str, None] = OrderedDict()
-        self._broken = ""
+        self._broken = self.index_error = ""
         self._file = -1
         self._ended: list[int] = []
         self._size = self._durable = 0
@@ -67,7 +68,7 @@ class DurableMedia:
         """Append what is not here yet and make all of it durable. Returns the bytes appended.
 
         Raises ContractError when the live store does not hold a picture or holds other bytes under its name,
-        ReplayError when the disk refuses; nothing of the picture is kept then.
+        ReplayError when the disk refuses (DiskFull where room is all that it lacks); nothing of the picture is kept.
         """
         missing = [ref.digest for ref in refs if ref.digest not in self._kept]
         num_bytes = sum(self._append(digest) for digest in dict.fromkeys(missing))
@@ -89,7 +90,7 @@ class DurableMedia:
         """The bytes, checked. Raises MediaError when they are not here or damaged."""
         with self._appending:
             place = self._entries.get(digest)
-            if place is None:
+            if place is None or self._file < 0:
                 return self.store.get(digest)
             raw = os.pread(self._file, place.end - place.offset + ALIGN, place.offset - ALIGN)
         if read_entry(raw, 0) != (digest, Place(ALIGN, place.length)):
@@ -97,12 +98,22 @@ class DurableMedia:
         return raw[ALIGN : ALIGN + place.length]
 
     def close(self) -> None:
-        """End the pack, so that its index need not be found by a walk."""
-        with self._appending:
-            if self._file >= 0 and not self._broken:
-                self._end()
-        with self._syncing:
+        """End the pack, so that its index need not be found by a walk. Raises ReplayError when its sync fails."""
+        try:
+            with self._appending:
+                if self._file >= 0 and not self._broken:
+                    self._end()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Write nothing more, as if the process had been killed; who is about to keep something gets ReplayError."""
+        with self._syncing, self._appending:
+            self._broken = self._broken or "they were closed"
             self._close_ended()
+            if self._file >= 0:
+                self._disk.close(self._file)
+                self._file = -1
 
     def _append(self, digest: str) -> int:
         """Append one picture unless it is here. Returns its bytes."""
@@ -122,7 +133,7 @@ class DurableMedia:
                 write_all(self._disk, self._file, [entry_header(digest, data), data, bytes(-len(data) % ALIGN)])
             except OSError as error:
                 self._cut_back(error)
-                raise ReplayError(f"{self.folder}: a write failed ({error.strerror})") from error
+                raise refusal(self.folder, "a write failed; nothing of it is kept", error) from error
             self._entries[digest] = place
             self._size = place.end
         return len(data)
@@ -136,7 +147,11 @@ class DurableMedia:
         """Whether an earlier version left it as a file of its own; its content is durable, its name may not be."""
         path = self.folder / digest[:2] / digest
         if path.is_file() and self._sync:
-            self._disk.sync_folder(path.parent)
+            try:
+                self._disk.sync_folder(path.parent)
+            except OSError as error:
+                self._broken = f"a sync failed: {error.strerror}"
+                raise ReplayError(f"{self.folder}: {self._broken}; restart to read back what the disk holds") from error
         return path.is_file()
 
     def _fetch(self, digest: str) -> bytes:
@@ -177,27 +192,25 @@ class DurableMedia:
             self._disk.truncate(self._file, self._size)
         except OSError:
             self._broken = f"a write and the cut after it failed: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}") from error
 
     def _begin(self) -> None:
         """A pack appears whole: its header is durable before its name is."""
         header = pack_header(self._number, time.time_ns())
-        aside = self.folder / f".aside-{self._number:08d}"
         try:
-            file = self._disk.create(aside)
-            write_all(self._disk, file, [header])
-            if self._sync:
-                self._disk.sync(file)
-            self._disk.rename(aside, self._path(self._number))
-            if self._sync:
-                self._disk.sync_folder(self.folder)
+            file = begin_file(self._disk, self._path(self._number), header, sync=self._sync)
+        except SyncFailed as error:
+            self._broken = f"a pack could not be started, a sync failed: {error.strerror}"
+            raise ReplayError(f"{self.folder}: {self._broken}; restart to read back what the disk holds") from error
         except OSError as error:
-            self._broken = f"a pack could not be started: {error.strerror}"
-            raise ReplayError(f"{self.folder}: {self._broken}") from error
+            raise refusal(self.folder, "a pack could not be started", error) from error
         self._file, self._size, self._durable = file, ALIGN, ALIGN
         self._entries = {}
 
     def _end(self) -> None:
-        """Sync the pack, write its index and read it like every other from now on."""
+        """Sync the pack, write its index and read it like every other from now on. Without an index, which is derived,
+        it is walked, and the next opening makes one.
+        """
         if self._sync:
             self._sync_file(self._file)
         self._ended.append(self._file)
@@ -215,7 +228,7 @@ class DurableMedia:
     def _adopt(self, pack: Pack) -> None:
         """A pack that a killed process left: what is whole in it becomes durable, and gets an index."""
         if self._sync:
-            file = os.open(pack.path, os.O_RDONLY)
+            file = self._disk.open(pack.path)
             try:
                 self._sync_file(file)
             finally:
@@ -226,9 +239,9 @@ class DurableMedia:
         path = self._path(number).with_suffix(".index")
         try:
             write_whole(self._disk, path, index_of(number, num_bytes, entries), sync=self._sync)
+            self.index_error = ""
         except OSError as error:
-            self._broken = f"an index could not be written: {error.strerror}"
-            raise ReplayError(f"{self.folder}: {self._broken}") from error
+            self.index_error = f"{error.strerror}"
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.pack"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from common.media import FolderMediaStore
 from replay.buffer import ReplayBuffer
 from replay.config import ReplayConfig
-from replay.disk import Disk
+from replay.disk import Disk, refusal
 from replay.erasure import finish_erasure
 from replay.folding import fold
 from replay.index import NeighbourIndex
@@ -19,41 +20,62 @@ from replay.state import FOLD_VERSION, State
 
 
 def open_replay(config: ReplayConfig, *, verify: bool = False, disk: Disk | None = None) -> ReplayBuffer:
-    """The buffer of `config.folder`, as its log left it; an erasure that was cut short is finished first. Raises
-    LogLocked when somebody else writes it, RunFolderError when it is of another version.
+    """The buffer of `config.folder`, as its log left it; an erasure or a pruning that was cut short is finished first.
+    Raises LogLocked when somebody else writes it, RunFolderError when it is of another version, ReplayError when the
+    disk refuses.
 
     verify: walk and fold the whole log, whatever a snapshot says.
     """
     disk = disk or Disk()
-    log, state = _open_log(config, verify, disk)
-    if state.erasing is not None:
-        log.close()
-        finish_erasure(config.folder, disk=disk)
-        log, state = _open_log(config, verify, disk)
-    if prune(config.folder, log, state, config.retention, disk=disk).num_rollouts:
-        log.close()
-        log, state = _open_log(config, verify, disk)
-    index = None
-    if config.index is not None:
-        index = NeighbourIndex(
-            config.folder / "index", encoder=config.index.encoder, dimension=config.index.dimension, disk=disk
-        )
-    media = None
-    if config.live_media is not None:
-        live = FolderMediaStore(config.live_media)
-        media = DurableMedia(
-            config.folder / "media",
-            live=live,
-            sync=config.durability.mode != "os",
-            pack_bytes=config.pack_bytes,
-            disk=disk,
-        )
-    if index is not None:
-        catch_up(index, log, last=state.last_experience)
+    with contextlib.ExitStack() as stack:
+        try:
+            log, state = _tidied(config, verify, disk, stack)
+            media = _media(config, disk, stack)
+            index = _index(config, log, state, disk)
+        except OSError as error:
+            raise refusal(config.folder, "the replay cannot be opened", error) from error
+        stack.pop_all()
     return ReplayBuffer(config, log=log, state=state, media=media, index=index)
 
 
-def _open_log(config: ReplayConfig, verify: bool, disk: Disk) -> tuple[Log, State]:
+def _tidied(config: ReplayConfig, verify: bool, disk: Disk, stack: contextlib.ExitStack) -> tuple[Log, State]:
+    """The log and its fold when everything is done that was to be done. Whatever fails lets the next writer in."""
+    log, state = _open_log(config, verify, disk, stack)
+    if state.erasing is not None:
+        log.close()
+        finish_erasure(config.folder, disk=disk)
+        log, state = _open_log(config, verify, disk, stack)
+    if prune(config.folder, log, state, config.retention, disk=disk).num_rollouts:
+        log.close()
+        log, state = _open_log(config, verify, disk, stack)
+    return log, state
+
+
+def _media(config: ReplayConfig, disk: Disk, stack: contextlib.ExitStack) -> DurableMedia | None:
+    if config.live_media is None:
+        return None
+    media = DurableMedia(
+        config.folder / "media",
+        live=FolderMediaStore(config.live_media),
+        sync=config.durability.mode != "os",
+        pack_bytes=config.pack_bytes,
+        disk=disk,
+    )
+    stack.callback(media.abandon)
+    return media
+
+
+def _index(config: ReplayConfig, log: Log, state: State, disk: Disk) -> NeighbourIndex | None:
+    if config.index is None:
+        return None
+    index = NeighbourIndex(
+        config.folder / "index", encoder=config.index.encoder, dimension=config.index.dimension, disk=disk
+    )
+    catch_up(index, log, last=state.last_experience)
+    return index
+
+
+def _open_log(config: ReplayConfig, verify: bool, disk: Disk, stack: contextlib.ExitStack) -> tuple[Log, State]:
     log = Log(
         config.folder / "log",
         segment_bytes=config.segment_bytes,
@@ -61,6 +83,7 @@ def _open_log(config: ReplayConfig, verify: bool, disk: Disk) -> tuple[Log, Stat
         fold=None if verify else FOLD_VERSION,
         disk=disk,
     )
+    stack.callback(log.abandon)
     return log, fold(log)
 
 

@@ -80,11 +80,6 @@ class Reading:
     def num_bytes(self) -> int:
         return sum(segment.num_bytes for segment in self.segments)
 
-    @property
-    def all_sealed(self) -> bool:
-        """Every writer of this log closed it; none was killed, and none is alive."""
-        return all(segment.sealed for segment in self.segments)
-
     def entries(
         self, *, first: int = 0, stop: int | None = None, kinds: frozenset[int] = frozenset()
     ) -> Iterator[Entry]:

@@ -12,7 +12,8 @@ class ReplayStats:
     duplicates: refused since this process started. spent_reasons: rollouts by reason ("drawn" among them). step: the
     learner's. admitted, returned: groups of this phase. open_groups: those that wait for rollouts or a vote.
     lost_records, cut_bytes: what opening the log found damaged, and the torn tail that it cut. snapshot_error: why the
-    last snapshot was not written ("" when it was); the log is whole all the same, and opens more slowly.
+    last snapshot was not written ("" when it was); the log is whole all the same, and opens more slowly. waiting_for:
+    what the disk says while it is full and everybody who writes waits, "" otherwise.
     """
 
     inserted: int
@@ -39,3 +40,4 @@ class ReplayStats:
     lost_records: int
     cut_bytes: int
     snapshot_error: str
+    waiting_for: str

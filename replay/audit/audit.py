@@ -72,7 +72,7 @@ def audit_replay(folder: Path, *, learned: Learned | None = None, needs_media: b
     walk.lose(sum(loss.kinds.count(Kind.ROLLOUT) + loss.kinds.count(Kind.PRUNED) for loss in log.losses))
     balance = walk.end(learned or Learned())
     if keeps:
-        check_media(folder, kept, walk.references, erasures, found, all_closed=log.all_sealed)
+        check_media(folder, kept, walk.references, erasures, found)
     elif walk.references.count(kept).num_referred:
         found.note("this replay keeps no media: what its rollouts refer to is not checked")
     _check_index(index, walk.experiences, found, closed=not log.segments or log.segments[-1].sealed)

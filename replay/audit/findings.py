@@ -21,7 +21,6 @@ RULES: Mapping[str, str] = {
     "count": "rollouts that do not add up, or that the fold counts otherwise",
     "missing media": "media that a rollout refers to and the replay does not hold",
     "damaged media": "kept media whose bytes do not match their digest",
-    "orphan media": "kept media that no rollout refers to",
     "erased": "what an erased source still has there, or a tombstone that no erasure names",
     "snapshot": "a snapshot that opening would use, whose state is not that of the log",
     "index": "index entries without log entries, or the reverse, or with other vectors",

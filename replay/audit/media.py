@@ -21,6 +21,7 @@ from replay.reading import Place
 
 _SHOWN = 12
 """Digits of a digest that tell pictures apart for a reader."""
+_NUM_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +97,12 @@ def check_media(
     needed: References,
     erasures: Erasures,
     found: Findings,
-    *,
-    all_closed: bool,
 ) -> None:
     """kept: listed before the log was read, so that what a live writer adds is no orphan of ours. What an unfinished
     erasure may have taken already is not missed.
 
-    all_closed: every writer closed the log. A writer that is killed between keeping a picture and logging its rollout
-    leaves an orphan and breaks no promise, so orphans are a breach only where none was killed.
+    A writer that is killed between keeping a picture and logging its rollout leaves an orphan, and so does a rollout
+    that is refused. That breaks no promise: orphans are named in a note.
     """
     store = PackedMedia(folder / "media")
     for digest, need in needed:
@@ -118,14 +117,13 @@ def check_media(
     for digest in erasures.gone_media.intersection(unneeded):
         found.add("erased", f"a picture of an erased source still lies there: {digest} ({kept[digest]} bytes)")
     orphans = [digest for digest in unneeded if digest not in erasures.gone_media | going]
-    if orphans and not all_closed:
+    if orphans:
         size = sum(kept[digest] for digest in orphans)
+        shown = ", ".join(f"{digest[:_SHOWN]}…" for digest in orphans[:_NUM_SHOWN])
         found.note(
-            f"{len(orphans)} kept media ({size} bytes) that no rollout refers to: a writer was killed or is alive"
+            f"{len(orphans)} orphan media ({size} bytes), to which no rollout refers: {shown}; a writer was killed or "
+            "is alive, or a rollout was refused"
         )
-        return
-    for digest in orphans:
-        found.add("orphan media", f"no rollout refers to {digest} ({kept[digest]} bytes)")
 
 
 def _is_whole(store: PackedMedia, digest: str) -> bool:
