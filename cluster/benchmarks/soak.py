@@ -1,4 +1,4 @@
-"""The long test of the tools: `python -m cluster.benchmarks.soak`, or scripts/soak.
+"""The long test of the tools: `python -m cluster.benchmarks.soak`, or scripts/soak tools.
 
     turns   100,000 fuzzed turns of a policy, read and executed
     files     5,000 pictures and videos that were tampered with, opened and used
@@ -253,11 +253,11 @@ def write_rows(path: Path, table: Sequence[str]) -> None:
         before, _, rest = text.partition(BEGIN)
         path.write_text(before + block + rest.partition(END)[2])
     else:
-        path.write_text(f"{text.rstrip()}\n\n## The long test\n\n`scripts/soak`\n\n{block}\n")
+        path.write_text(f"{text.rstrip()}\n\n## The long test\n\n`scripts/soak tools`\n\n{block}\n")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="scripts/soak", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts/soak tools", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/soak"), help="where the state is kept")
     parser.add_argument("--turns", type=int, default=NUM_TURNS)
     parser.add_argument("--files", type=int, default=NUM_FILES)

@@ -46,7 +46,8 @@ class History:
     """What was called and answered, in the order of the answers.
 
     offered: every rollout that anybody tried to add, by id. answers: of add, (rollout id, whether it was called new).
-    learner: (what, step, the rollouts' ids or the version). unwritten: acknowledged and not in the log at that moment.
+    learner: (what, step, the rollouts' ids or the version); ("erase", 0, ids) stands where a source was erased.
+    unwritten: acknowledged and not in the log at that moment.
     """
 
     offered: dict[str, Rollout] = field(default_factory=dict)
@@ -55,6 +56,10 @@ class History:
     unwritten: list[str] = field(default_factory=list)
     num_cancelled: int = 0
     num_restarts: int = 0
+
+    @property
+    def erased(self) -> frozenset[str]:
+        return frozenset(name for what, _, names in self.learner if what == "erase" for name in names)
 
 
 class _Play:
@@ -210,24 +215,41 @@ async def run_workload(folder: Path, load: Workload) -> History:
 
 
 def rollouts_of(folder: Path) -> Counter[str]:
-    """How often the log holds each rollout, by id."""
-    bodies = (bytes(frame.body) for frame in read_frames(folder / "log") if frame.kind == Kind.ROLLOUT)
-    return Counter(rollout.rollout_id for body in bodies for rollout in decode_rollouts(body))
+    """How often the log holds each rollout, by id; of those that were pruned it holds the keys."""
+    frames = [frame for frame in read_frames(folder / "log") if frame.kind in (Kind.ROLLOUT, Kind.PRUNED)]
+    return Counter(
+        name
+        for frame in frames
+        for name in (
+            [rollout.rollout_id for rollout in decode_rollouts(bytes(frame.body))]
+            if frame.kind == Kind.ROLLOUT
+            else [getattr(decode(frame.kind, bytes(frame.body)), "rollout_id")]  # noqa: B009
+        )
+    )
 
 
-def check(history: History, folder: Path, load: Workload, *, max_reuse: int = 1) -> list[str]:
-    """Every promise that was not kept, one line each."""
+def check(history: History, folder: Path, load: Workload, *, max_reuse: int = 1, killed: bool = False) -> list[str]:
+    """Every promise that was not kept, one line each.
+
+    killed: processes were, so a draw may have been logged that the learner never heard of.
+    """
     return [
         *_check_arrivals(history, rollouts_of(folder)),
         *_check_draws(history, load, max_reuse=max_reuse),
-        *_check_log(history, folder),
+        *_check_log(history, folder, killed=killed),
     ]
 
 
 def _check_arrivals(history: History, held: Counter[str]) -> list[str]:
     told_new = Counter(name for name, new in history.answers if new)
+    erased = history.erased
     broken = [f"{name} was acknowledged before it was written" for name in history.unwritten]
-    broken += [f"{name} was acknowledged and is missing" for name, _ in history.answers if not held[name]]
+    broken += [
+        f"{name} was acknowledged and is missing"
+        for name, _ in history.answers
+        if not held[name] and name not in erased
+    ]
+    broken += [f"{name} was erased and is there" for name in erased if held[name]]
     broken += [f"{name} is kept {times} times" for name, times in held.items() if times > 1]
     broken += [f"{name} was called new {times} times" for name, times in told_new.items() if times > 1]
     broken += [f"{name} is kept and nobody offered it" for name in held if name not in history.offered]
@@ -235,18 +257,27 @@ def _check_arrivals(history: History, held: Counter[str]) -> list[str]:
 
 
 def _check_draws(history: History, load: Workload, *, max_reuse: int) -> list[str]:
-    """What the learner was handed, in its own order: lines, groups, lag."""
+    """What the learner was handed, in its own order: lines, groups, lag. A draw that an erasure thinned out is only
+    compared with what is left of it.
+    """
     broken: list[str] = []
     line: dict[int, tuple[str, ...]] = {}
     published = {0: 0}
+    thinned: set[int] = set()
     for what, step, value in history.learner:
         if what == "sample":
+            if step not in line or step not in thinned:
+                broken += _check_draw(history, load, step, value, published)
             if line.setdefault(step, value) != value:
                 broken.append(f"step {step} was asked for twice and drawn differently")
-            broken += _check_draw(history, load, step, value, published)
         elif what == "advance":
             published[value] = step
+        elif what == "erase":
+            left = {at: tuple(name for name in ids if name not in value) for at, ids in line.items()}
+            thinned |= {at for at in line if left[at] != line[at]}
+            line = left
         else:
+            thinned = {at for at in thinned if at < step}
             line = {at: ids for at, ids in line.items() if at < step}
             published = {version: min(at, step) for version, at in published.items()} | {value: step}
         times = Counter(name for ids in line.values() for name in ids)
@@ -269,7 +300,7 @@ def _check_draw(
     return broken
 
 
-def _check_log(history: History, folder: Path) -> list[str]:
+def _check_log(history: History, folder: Path, *, killed: bool) -> list[str]:
     """The log's own draws that survive are those that the learner was handed."""
     told: dict[int, tuple[str, ...]] = {}
     for what, step, value in history.learner:
@@ -282,6 +313,11 @@ def _check_log(history: History, folder: Path) -> list[str]:
             logged[record.step] = record.rollout_ids
         elif isinstance(record, Rewind):
             logged = {at: ids for at, ids in logged.items() if at < record.step}
-    if told == logged:
+    heard = {step: ids for step, ids in logged.items() if step in told or not killed}
+    if _without(history.erased, told) == _without(history.erased, heard):
         return []
     return [f"the surviving line was handed {sorted(told)} and the log holds {sorted(logged)}, or with other rollouts"]
+
+
+def _without(erased: frozenset[str], line: dict[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+    return {step: tuple(name for name in ids if name not in erased) for step, ids in line.items()}

@@ -1,0 +1,87 @@
+"""Replays with a bug, by which tests show that a round of kills would notice it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from fakes.failpoints import Failpoint, FatalDisk
+
+from replay.buffer import ReplayBuffer
+from replay.config import ReplayConfig
+from replay.folding import fold
+from replay.frames import Bytes
+from replay.log import Log
+from replay.records import Kind, Rewind
+
+BUGS = ("no sync before the answer", "a late sync of draws", "a draw forgotten at opening")
+NO_BUG = "none"
+"""The disk drops what was not synced, and the replay is as it should be."""
+
+
+class DroppingDisk(FatalDisk):
+    """At the failpoint, what was not synced is lost, as in a power cut."""
+
+    def __init__(self, failpoint: Failpoint | None, noted: Path) -> None:
+        super().__init__(failpoint, noted)
+        self._synced: dict[int, int] = {}
+        self._changing = threading.RLock()
+
+    def create(self, path: Path) -> int:
+        file = super().create(path)
+        self._synced[file] = 0
+        return file
+
+    def write(self, file: int, buffers: Sequence[Bytes]) -> int:
+        with self._changing:
+            return super().write(file, buffers)
+
+    def sync(self, file: int) -> None:
+        size = os.fstat(file).st_size
+        super().sync(file)
+        self._synced[file] = size
+
+    def close(self, file: int) -> None:
+        self._synced.pop(file, None)
+        super().close(file)
+
+    def die(self) -> NoReturn:
+        self._changing.acquire()
+        for file, size in self._synced.items():
+            os.ftruncate(file, size)
+        super().die()
+
+
+class HastyLog(Log):
+    """Says that everything is durable and waits for nothing."""
+
+    def commit(self) -> None:
+        self._check()
+
+
+class CarelessLog(Log):
+    """Says that a draw is durable, and waits for what comes three records later."""
+
+    _since = 0
+
+    def append(self, kind: int, body: Bytes) -> int:
+        self._since = 3 if kind == Kind.DRAW else max(self._since - 1, 0)
+        return super().append(kind, body)
+
+    def commit(self) -> None:
+        if not self._since:
+            super().commit()
+
+
+def open_with(bug: str, config: ReplayConfig, folder: Path, failpoint: Failpoint | None) -> ReplayBuffer:
+    """The buffer of `config`, without media and index, with this bug."""
+    kind = {BUGS[0]: HastyLog, BUGS[1]: CarelessLog}.get(bug, Log)
+    disk = DroppingDisk(failpoint, folder / "killed")
+    log = kind(config.folder / "log", segment_bytes=config.segment_bytes, disk=disk)
+    state = fold(log)
+    if bug == BUGS[2] and state.draws:
+        state.apply(Rewind(step=max(state.draws), version=max(state.versions), orphans=False))
+    return ReplayBuffer(config, log=log, state=state)
