@@ -35,7 +35,8 @@ class Erasure:
 
 
 def erase_source(folder: Path, source: str, *, disk: Disk | None = None) -> Erasure:
-    """Erase everything of `source`, a producer's name or a query's id, from the replay in `folder`.
+    """Erase everything of `source`, a producer's name, a query's id or the source of an experience, from the replay in
+    `folder`.
 
     Raises LogLocked while a run writes it, UserError when there is no log or nothing of the source in it.
     """
@@ -52,7 +53,9 @@ def erase_source(folder: Path, source: str, *, disk: Disk | None = None) -> Eras
             state = fold(log)
         erase = _find(log, source)
         if not erase.sequences:
-            raise UserError(f"{folder} holds nothing of {source}: no producer of that name and no query of that id")
+            raise UserError(
+                f"{folder} holds nothing of {source}: no producer or source of that name and no query of that id"
+            )
         _announce(log, state, erase)
         return _finish(folder, log, erase, disk)
     finally:
@@ -82,7 +85,7 @@ def _find(log: Log, source: str) -> Erase:
         else:
             record = decode(frame.kind, body)
             if isinstance(record, Experience):
-                others += [frame.sequence] if record.query_id == source else []
+                others += [frame.sequence] if source in (record.query_id, record.source) else []
                 continue
             assert isinstance(record, Pruned)
             keys, names = record.keys(), (record.producer, record.query_id)

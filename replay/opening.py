@@ -35,9 +35,7 @@ def open_replay(config: ReplayConfig, *, verify: bool = False, disk: Disk | None
         log, state = _open_log(config, verify, disk)
     index = None
     if config.index is not None:
-        index = NeighbourIndex(
-            config.folder / "index", encoder=config.index.encoder, dimension=config.index.dimension, disk=disk
-        )
+        index = NeighbourIndex(config.folder / "index", config.index, disk=disk)
     media = None
     if config.live_media is not None:
         live = FolderMediaStore(config.live_media)
@@ -65,15 +63,13 @@ def _open_log(config: ReplayConfig, verify: bool, disk: Disk) -> tuple[Log, Stat
 
 
 def catch_up(index: NeighbourIndex, log: Log, *, last: int) -> None:
-    """Let the index follow the experiences of the log up to record `last`; all of them where it does not agree."""
+    """Let the index follow the experiences of the log up to record `last`; all of them where it is ahead of the log."""
     if index.sequence > last:
         index.reset()
     for frame in _experiences(log, after=index.sequence) if index.sequence < last else ():
         index.follow(*frame)
-    if len(index) != index.num_entries:
-        index.reset()
-        for frame in _experiences(log, after=-1):
-            index.follow(*frame)
+        if index.merge_due(rebuilding=True):
+            index.merge()
 
 
 def _experiences(log: Log, *, after: int) -> Iterator[tuple[Experience, int]]:

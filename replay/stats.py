@@ -16,7 +16,8 @@ class ReplayStats:
     duplicates: refused since this process started. spent_reasons: rollouts by reason ("drawn" among them). step: the
     learner's. admitted, returned: groups of this phase. open_groups: those that wait for rollouts or a vote.
     lost_records, cut_bytes: what opening the log found damaged, and the torn tail that it cut. snapshot_error: why the
-    last snapshot was not written ("" when it was); the log is whole all the same, and opens more slowly.
+    last snapshot was not written ("" when it was); the log is whole all the same, and opens more slowly. merge_error:
+    why the last merge of the neighbour index failed; it is whole all the same, and searched more slowly.
     """
 
     inserted: int
@@ -43,9 +44,12 @@ class ReplayStats:
     lost_records: int
     cut_bytes: int
     snapshot_error: str
+    merge_error: str
 
 
-def stats_of(state: State, log: Log, *, duplicates: int, num_records: int, num_experiences: int) -> ReplayStats:
+def stats_of(
+    state: State, log: Log, *, duplicates: int, num_records: int, num_experiences: int, merge_error: str
+) -> ReplayStats:
     num_ready = sum(ready(state, group) for group in state.groups.values())
     return ReplayStats(
         inserted=state.inserted,
@@ -72,4 +76,5 @@ def stats_of(state: State, log: Log, *, duplicates: int, num_records: int, num_e
         lost_records=sum(loss.stop_sequence - loss.first_sequence for loss in log.recovery.losses),
         cut_bytes=log.recovery.cut_bytes,
         snapshot_error=log.snapshot_error,
+        merge_error=merge_error,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import ContractError
+from replay.config import IndexConfig
 from replay.index import NeighbourIndex, exact_nearest
 from replay.records import Experience
 
@@ -32,7 +33,7 @@ def _experience(vector: np.ndarray[Any, Any], query_id: str = "q", encoder: str 
 
 
 def _index(folder: Path, vectors: np.ndarray[Any, Any]) -> NeighbourIndex:
-    index = NeighbourIndex(folder, encoder="e", dimension=vectors.shape[1])
+    index = NeighbourIndex(folder, IndexConfig(encoder="e", dimension=vectors.shape[1]))
     for i, vector in enumerate(vectors):
         index.follow(_experience(vector, f"q{i}"), 3 * i)
     return index
@@ -70,7 +71,7 @@ def test_asking_for_more_than_there_is_or_for_nothing(tmp_path: Path) -> None:
     index = _index(tmp_path, _vectors(3, 8))
     assert len(index.nearest(_vectors(1, 8)[0], 10)) == 3
     assert index.nearest(_vectors(1, 8)[0], 0) == []
-    assert NeighbourIndex(tmp_path / "empty", encoder="e", dimension=8).nearest(_vectors(1, 8)[0], 3) == []
+    assert NeighbourIndex(tmp_path / "empty", IndexConfig(encoder="e", dimension=8)).nearest(_vectors(1, 8)[0], 3) == []
 
 
 @pytest.mark.parametrize(
@@ -92,31 +93,31 @@ def test_a_vector_that_is_no_unit_vector_is_refused(tmp_path: Path, vector: np.n
 def test_a_saved_index_is_taken_again_and_follows_on(tmp_path: Path) -> None:
     vectors = _vectors(20, 8)
     _index(tmp_path, vectors[:15]).save()
-    again = NeighbourIndex(tmp_path, encoder="e", dimension=8)
+    again = NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=8))
     assert (again.loaded, again.sequence) == (15, 42)
     for i, vector in enumerate(vectors):
         again.follow(_experience(vector, f"q{i}"), 3 * i)
-    assert len(again) == again.num_entries == 20
+    assert len(again) == 20
     assert [n.sequence for n in again.nearest(vectors[18], 1)] == [54]
 
 
 def test_a_mismatch_of_any_kind_leaves_the_index_to_be_rebuilt(tmp_path: Path) -> None:
     _index(tmp_path, _vectors(5, 8)).save()
-    assert NeighbourIndex(tmp_path, encoder="other", dimension=8).loaded == 0
-    assert NeighbourIndex(tmp_path, encoder="e", dimension=9).loaded == 0
+    assert NeighbourIndex(tmp_path, IndexConfig(encoder="other", dimension=8)).loaded == 0
+    assert NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=9)).loaded == 0
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text("{")
-    assert NeighbourIndex(tmp_path, encoder="e", dimension=8).loaded == 0
+    assert NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=8)).loaded == 0
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    data = bytearray((tmp_path / "flat.faiss").read_bytes())
+    data = bytearray((tmp_path / "delta-00000001.faiss").read_bytes())
     for byte in range(0, len(data), 7):
         data[byte] ^= 1
-        (tmp_path / "flat.faiss").write_bytes(data)
-        assert NeighbourIndex(tmp_path, encoder="e", dimension=8).loaded == 0
+        (tmp_path / "delta-00000001.faiss").write_bytes(data)
+        assert NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=8)).loaded == 0
         data[byte] ^= 1
 
 
 def test_vectors_of_another_encoder_are_left_out(tmp_path: Path) -> None:
     index = _index(tmp_path, _vectors(2, 8))
     index.follow(_experience(_vectors(1, 8)[0], encoder="older"), 100)
-    assert (len(index), index.num_entries, index.sequence) == (2, 2, 3)
+    assert (len(index), index.sequence) == (2, 100)
