@@ -24,11 +24,7 @@ _R = TypeVar("_R")
 
 
 class Remembering:
-    """A neighbour index behind an event loop: calls take turns, in the order in which they came, in one thread.
-
-    merge_error: why the last merge failed, "" when it did not. Without one, searches take longer, and it is tried again
-    after as many experiences.
-    """
+    """A neighbour index behind an event loop: calls take turns, in the order in which they came, in one thread."""
 
     def __init__(self, index: NeighbourIndex) -> None:
         self._index = index
@@ -36,11 +32,15 @@ class Remembering:
         self._task: asyncio.Task[None] | None = None
         self._merging: Merging | None = None
         self._closed = False
-        self.merge_error = ""
 
     @property
     def num_entries(self) -> int:
         return len(self._index)
+
+    @property
+    def merge_error(self) -> str:
+        """Why the last merge failed, "" when it did not."""
+        return self._index.merge_error
 
     def experience(
         self,
@@ -119,8 +119,8 @@ class Remembering:
             part, main = await asyncio.to_thread(index.merged)
             await self._call(index.adopt, frozen, part, main)
             await asyncio.to_thread(index.keep, await self._call(index.freeze))
-            self.merge_error = ""
+            index.merge_error = ""
         except (ReplayError, OSError) as error:
-            self.merge_error = "" if self._closed else str(error)
+            index.merge_error = "" if self._closed else str(error)
         finally:
             self._merging = None

@@ -10,13 +10,13 @@ followed, the encoder's digest and the hash of every file; on any mismatch it is
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import ReplayError
 from common.media import content_digest
 from common.types import Neighbour
 from replay.config import IndexConfig
@@ -60,13 +60,15 @@ class NeighbourIndex:
     """Entries by log sequence number. `follow` every experience after record `sequence`, in order, before `nearest`.
 
     One thread at a time, except that `keep` and `merged` may run beside `follow` and `nearest`. sequence: the last
-    record followed (−1 for none); loaded: entries that were read from disk, not rebuilt.
+    record followed (−1 for none); loaded: entries that were read from disk, not rebuilt. merge_error: why the last
+    merge failed, "" when it did not; without it searches take longer, and it is due again after as many entries.
     """
 
     def __init__(self, folder: Path, config: IndexConfig, *, disk: Disk | None = None) -> None:
         self._disk = disk or Disk()
         self.folder = Path(folder)
         self._config = config
+        self.merge_error = ""
         self._number = 0
         self._retired: set[int] = set()
         self._main: Main | None
@@ -100,10 +102,7 @@ class NeighbourIndex:
             return
         if experience.encoder == self.encoder:
             vector = unit_vector(np.frombuffer(experience.vector, np.dtype("<f4")), self.dimension)
-            for part in self._parts():
-                row = part.alive_row_of(experience.query_id)
-                if row is not None:
-                    self._retire(part, row)
+            self._retire_query(experience.query_id)
             if self._delta.full:
                 self._delta = self._delta.after(-1)
             self._delta.append(vector, experience, sequence)
@@ -138,14 +137,16 @@ class NeighbourIndex:
         query = unit_vector(vector, self.dimension)
         if k < 1:
             return []
-        found: list[list[tuple[float, int, Part, int]]] = []
-        for part in self._parts():
+        parts = [part for part in self._parts() if part.num_alive]
+        found: list[tuple[float, int, Part, int]] = []
+        for part in parts:
             hidden = part.alive_row_of(exclude_query) if exclude_query else None
-            rows, values = part.top(query, k + (hidden is not None), wanted)
-            sequences = part.columns.sequences[rows].tolist()
-            entries = zip(values.tolist(), sequences, rows.tolist(), strict=True)
-            found.append([(value, sequence, part, row) for value, sequence, row in entries if row != hidden])
-        return list(heapq.merge(*found, key=lambda entry: (-entry[0], entry[1])))[:k]
+            top = part.top(query, k + (hidden is not None), wanted)
+            sequences = part.columns.sequences
+            found += [(value, sequences.item(row), part, row) for value, row in top if row != hidden]
+        if len(parts) > 1:
+            found.sort(key=lambda entry: (-entry[0], entry[1]))
+        return found[:k]
 
     # ── Saving and merging ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -157,7 +158,7 @@ class NeighbourIndex:
         return size >= self._merge_at and (not rebuilding or 4 * size >= len(self))
 
     def freeze(self) -> Frozen:
-        """What is held now, for `keep`; from here on what is retired is noted for `adopt`."""
+        """What is held now, for `keep`; from here on what is retired is noted for `adopt`, so one at a time."""
         main = self._main
         retired = np.empty(0, np.int64)
         if main is not None:
@@ -210,12 +211,16 @@ class NeighbourIndex:
         self._merge_at = self._config.merge_entries
 
     def merge(self) -> None:
-        """Merge now, and wait for it. Raises ReplayError or OSError when it fails; the index is then as it was."""
-        frozen = self.freeze()
-        self.keep(frozen)
-        Merging(self.folder).wait()
-        self.adopt(frozen, *self.merged())
-        self.save()
+        """Merge now, and wait for it. If it fails, `merge_error` says why, and the index is as it was."""
+        try:
+            frozen = self.freeze()
+            self.keep(frozen)
+            Merging(self.folder).wait()
+            self.adopt(frozen, *self.merged())
+            self.save()
+            self.merge_error = ""
+        except (ReplayError, OSError) as error:
+            self.merge_error = str(error)
 
     def save(self) -> None:
         self.keep(self.freeze())
@@ -259,6 +264,12 @@ class NeighbourIndex:
     def _parts(self) -> tuple[Part, ...]:
         """Older entries first."""
         return (self._delta,) if self._main is None else (self._main, self._delta)
+
+    def _retire_query(self, query_id: str) -> None:
+        for part in self._parts():
+            row = part.alive_row_of(query_id)
+            if row is not None:
+                self._retire(part, row)
 
     def _retire(self, part: Part, row: int) -> None:
         part.alive.retire(row)

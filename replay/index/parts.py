@@ -10,7 +10,7 @@ what the reference gives, bit for bit, and a similarity does not depend on the p
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ _SPARE = 8
 _MAX_ASKED = 4096
 """Rows that a search asks for at most, unless it needs more: so many entries may be equally similar and still be told
 apart by their sequence numbers."""
+
+_SLACK = 2.0**-23
+"""Twice what a term of an inner product of unit vectors can be off by in float32."""
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 """Rows, most similar first; their similarities as FAISS has them; their vectors."""
@@ -62,11 +65,6 @@ class Alive:
         return self._selector if self.num_retired else None
 
 
-class _Columns(Protocol):
-    @property
-    def sequences(self) -> NDArray[np.int64]: ...
-
-
 class Part:
     """What both parts have in common. columns: of the entries, in the order of the rows. alive: those to be found."""
 
@@ -78,7 +76,7 @@ class Part:
 
     @property
     def num_alive(self) -> int:
-        return len(self) - self.alive.num_retired
+        return len(self.columns) - self.alive.num_retired
 
     def rows_alive(self) -> NDArray[np.int64]:
         return np.flatnonzero(self.alive.mask(len(self)))
@@ -87,35 +85,32 @@ class Part:
         row = self.columns.row_of(query_id)
         return row if row is not None and row in self.alive else None
 
-    def top(
-        self, query: NDArray[np.float32], count: int, wanted: Wanted
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(rows, similarities) of the `count` wanted rows most similar to `query`, ties by row; fewer if there are
-        fewer.
+    def top(self, query: NDArray[np.float32], count: int, wanted: Wanted) -> list[tuple[float, int]]:
+        """(similarity, row) of the `count` wanted rows most similar to `query`, ties by row; fewer if there are fewer.
+
+        query: of length 1, (dimension,).
         """
         selector, available = self._select(wanted)
         count = min(count, available)
         if not count:
-            return np.empty(0, np.int64), np.empty(0)
+            return []
         asked, effort = min(count + _SPARE, available), 1
-        slack = query.size * 2.0**-23  # twice what float32 can be off by for vectors of length 1
         while True:
             rows, rough, vectors = self._search(query, asked, selector, effort)
             if len(rows) < count and self._can_widen(effort):
                 effort *= 4
                 continue
-            exact = similarities(vectors, query)
-            order = np.lexsort((rows, -exact))[:count]
+            ranked = sorted(zip((-similarities(vectors, query)).tolist(), rows.tolist(), strict=True))[:count]
             if len(rows) < asked or asked >= available or asked >= max(count + _SPARE, _MAX_ASKED):
                 break
-            if exact[order[-1]] > rough[-1] + slack:
+            if -ranked[-1][0] > rough.item(-1) + query.size * _SLACK:
                 break
             asked = min(4 * asked, available)
-        return rows[order], exact[order]
+        return [(-value, row) for value, row in ranked]
 
     def _select(self, wanted: Wanted) -> tuple[Any, int]:
         """FAISS's selector of the rows that may be found, None for all; and how many they are."""
-        if wanted == ANYTHING:
+        if wanted is ANYTHING or wanted == ANYTHING:
             return self.alive.selector, self.num_alive
         mask = wanted.mask(self.columns) & self.alive.mask(len(self))
         return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")), int(np.count_nonzero(mask))
@@ -139,14 +134,15 @@ class Main(Part):
         self.alive = Alive(len(columns))
         self._num_lists = index.nlist if isinstance(index, faiss.IndexIVF) else 0
         self._num_probes = num_probes
+        if self._num_lists:
+            index.make_direct_map()
         self._usual = faiss.SearchParametersIVF(nprobe=num_probes) if self._num_lists else None
 
     def _search(self, query: NDArray[np.float32], asked: int, selector: Any, effort: int) -> Found:
-        rough, rows, vectors = self.index.search_and_reconstruct(
-            query[None], asked, params=self._parameters(selector, effort)
-        )
-        num_found = asked if rows[0, -1] >= 0 else int(np.count_nonzero(rows[0] >= 0))
-        return rows[0, :num_found], rough[0, :num_found], vectors[0, :num_found]
+        rough, rows = self.index.search(query[None], asked, params=self._parameters(selector, effort))
+        num_found = asked if rows.item(-1) >= 0 else int(np.count_nonzero(rows >= 0))
+        found = rows[0, :num_found]
+        return found, rough[0, :num_found], self.index.reconstruct_batch(found)
 
     def _parameters(self, selector: Any, effort: int) -> Any:
         if selector is None and effort == 1:
@@ -168,6 +164,7 @@ class Delta(Part):
         self._dimension = dimension
         self._room = room
         self._vectors = np.empty((room, dimension), np.float32)
+        self._pointer = faiss.swig_ptr(self._vectors)
         self.columns = Growing(room)
         self.alive = Alive(room)
 
@@ -204,7 +201,6 @@ class Delta(Part):
 
     def _search(self, query: NDArray[np.float32], asked: int, selector: Any, effort: int) -> Found:
         rough, rows = np.empty(asked, np.float32), np.empty(asked, np.int64)
-        pointers = (faiss.swig_ptr(query), faiss.swig_ptr(self._vectors))
-        results = (faiss.swig_ptr(rough), faiss.swig_ptr(rows))
-        faiss.knn_inner_product(*pointers, self._dimension, 1, len(self), asked, *results, selector)
+        pointer, results = faiss.swig_ptr(query), (faiss.swig_ptr(rough), faiss.swig_ptr(rows))
+        faiss.knn_inner_product(pointer, self._pointer, self._dimension, 1, len(self), asked, *results, selector)
         return rows, rough, self._vectors[rows]
