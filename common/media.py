@@ -36,7 +36,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is decoded. Pillow knows more; some of them run other programs or have rarely tested decoders."""
 
 
-def content_digest(data: bytes) -> str:
+def content_digest(data: bytes | memoryview) -> str:
     """blake3 of `data`, hexadecimal, 64 characters."""
     from blake3 import blake3
 

@@ -338,6 +338,7 @@ class Neighbour:
     """A past experience near a query. similarity: inner product of unit vectors, in [−1, 1].
 
     chain: names of the tools that led to `answer`. confidence: in [0, 1]. sequence: its record in the replay log.
+    source: whom it came from ("" when nobody said), and whether that is trusted. version: of the policy that acted.
     """
 
     query_id: str
@@ -347,6 +348,9 @@ class Neighbour:
     answer: str | None
     confidence: float
     sequence: int
+    source: str = ""
+    trusted: bool = False
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -249,11 +249,24 @@ class ReplayBuffer:
         chain: tuple[str, ...],
         answer: str | None,
         confidence: float,
+        source: str = "",
+        trusted: bool = False,
+        version: int | None = None,
     ) -> int:
-        """Keep an experience for `nearest`. vector: length 1, shape (dimension,). Returns its log sequence number."""
+        """Keep an experience for `nearest`. vector: length 1, shape (dimension,). source: whom it came from, and
+        whether that is trusted; version: of the policy that acted. Returns its log sequence number.
+        """
         index = self._needs_index()
         experience = index.experience(
-            vector, query_id=query_id, family=family, chain=chain, answer=answer, confidence=confidence
+            vector,
+            query_id=query_id,
+            family=family,
+            chain=chain,
+            answer=answer,
+            confidence=confidence,
+            source=source,
+            trusted=trusted,
+            version=version,
         )
         self._check()
         sequence, durable = self._committer.put(*encode(experience))
@@ -263,9 +276,27 @@ class ReplayBuffer:
         await durable
         return sequence
 
-    async def nearest(self, vector: NDArray[np.float32], k: int, *, exclude_query: str = "") -> list[Neighbour]:
-        """At most k past experiences, most similar first, none of them of query `exclude_query`."""
-        return await self._needs_index().nearest(vector, k, exclude_query=exclude_query)
+    async def nearest(
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        *,
+        exclude_query: str = "",
+        source: str | None = None,
+        trusted: bool | None = None,
+        min_version: int | None = None,
+        max_version: int | None = None,
+    ) -> list[Neighbour]:
+        """At most k past experiences, most similar first, none of them of query `exclude_query`.
+
+        Where they are given: only those from `source`, only those that are (or are not) `trusted`, only those of policy
+        versions in [min_version, max_version].
+        """
+        index = self._needs_index()
+        from replay.index import Wanted
+
+        wanted = Wanted(source=source, trusted=trusted, min_version=min_version, max_version=max_version)
+        return await index.nearest(vector, k, exclude_query=exclude_query, wanted=wanted)
 
     async def stats(self) -> ReplayStats:
         return stats_of(
@@ -276,6 +307,7 @@ class ReplayBuffer:
             num_experiences=0 if self._index is None else self._index.num_entries,
             retention_error=self._upkeep.error,
             waiting_for=self._committer.waiting_for,
+            merge_error="" if self._index is None else self._index.merge_error,
         )
 
     async def close(self) -> None:
@@ -303,7 +335,7 @@ class ReplayBuffer:
 
     async def _save(self, index: Remembering) -> None:
         try:
-            await index.save()
+            await index.close()
         except OSError as error:
             self._log.abandon()  # without a seal nobody takes the index for one that was saved
             raise refusal(self._config.folder, "the index could not be saved; it will be built anew", error) from error

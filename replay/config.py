@@ -76,14 +76,24 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """The neighbour index. encoder: digest of the frozen encoder. dimension: length of its vectors."""
+    """The neighbour index. encoder: digest of the frozen encoder. dimension: length of its vectors.
+
+    max_entries: queries that are remembered; of more, those remembered longest ago are forgotten. merge_entries: of so
+    many new entries in memory, a process makes a new main part. ivf_entries: from so many on the main part is an
+    inverted file (IVF) instead of flat. num_probes: lists of it that a search looks into.
+    """
 
     encoder: str
     dimension: int
+    max_entries: int = 1_000_000
+    merge_entries: int = 16_384
+    ivf_entries: int = 200_000
+    num_probes: int = 16
 
     def __post_init__(self) -> None:
-        if self.dimension < 1:
-            raise ValueError(f"index.dimension must be at least 1, got {self.dimension}")
+        for name in ("dimension", "max_entries", "merge_entries", "ivf_entries", "num_probes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"index.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,8 @@ def foresee(folder: Path, source: str) -> Foreseen:
 
 
 def erase_source(folder: Path, source: str, *, disk: Disk | None = None) -> Erasure:
-    """Erase everything of `source`, a producer's name or a query's id, from the replay in `folder`.
+    """Erase everything of `source`, a producer's name, a query's id or the source of an experience, from the replay in
+    `folder`.
 
     Raises LogLocked while a run writes it, UserError when there is no log or nothing of the source in it, ReplayError
     when the disk refuses: then it has not begun, or the next opening finishes it.
@@ -138,7 +139,7 @@ def _erase(folder: Path, log: Log, state: State, source: str, disk: Disk) -> Era
 
 
 def _nothing(folder: Path, source: str) -> str:
-    return f"{folder} holds nothing of {source}: no producer of that name and no query of that id"
+    return f"{folder} holds nothing of {source}: no producer or source of that name and no query of that id"
 
 
 def _find(frames: Callable[[frozenset[int]], Iterator[Frame]], source: str) -> Erase:
@@ -153,7 +154,7 @@ def _find(frames: Callable[[frozenset[int]], Iterator[Frame]], source: str) -> E
         else:
             record = decode(frame.kind, body)
             if isinstance(record, Experience):
-                others += [frame.sequence] if record.query_id == source else []
+                others += [frame.sequence] if source in (record.query_id, record.source) else []
                 continue
             assert isinstance(record, Pruned)
             keys, names = record.keys(), (record.producer, record.query_id)

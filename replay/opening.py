@@ -75,9 +75,7 @@ def _media(config: ReplayConfig, disk: Disk, stack: contextlib.ExitStack) -> Dur
 def _index(config: ReplayConfig, log: Log, state: State, disk: Disk) -> NeighbourIndex | None:
     if config.index is None:
         return None
-    index = NeighbourIndex(
-        config.folder / "index", encoder=config.index.encoder, dimension=config.index.dimension, disk=disk
-    )
+    index = NeighbourIndex(config.folder / "index", config.index, disk=disk)
     catch_up(index, log, last=state.last_experience)
     return index
 
@@ -95,15 +93,13 @@ def _open_log(config: ReplayConfig, verify: bool, disk: Disk, stack: contextlib.
 
 
 def catch_up(index: NeighbourIndex, log: Log, *, last: int) -> None:
-    """Let the index follow the experiences of the log up to record `last`; all of them where it does not agree."""
+    """Let the index follow the experiences of the log up to record `last`; all of them where it is ahead of the log."""
     if index.sequence > last:
         index.reset()
     for frame in _experiences(log, after=index.sequence) if index.sequence < last else ():
         index.follow(*frame)
-    if len(index) != index.num_entries:
-        index.reset()
-        for frame in _experiences(log, after=-1):
-            index.follow(*frame)
+        if index.merge_due(rebuilding=True):
+            index.merge()
 
 
 def _experiences(log: Log, *, after: int) -> Iterator[tuple[Experience, int]]:

@@ -127,7 +127,11 @@ class Rewind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
-    """Something remembered for `nearest`. vector: float32, little-endian, made by `encoder` (its digest)."""
+    """Something remembered for `nearest`. vector: float32, little-endian, made by `encoder` (its digest).
+
+    source: whom it came from, and whether that is trusted. version: of the policy that acted. Records of before these
+    fields have none of them.
+    """
 
     query_id: str
     family: str
@@ -136,6 +140,9 @@ class Experience:
     confidence: float
     encoder: str
     vector: bytes
+    source: str = ""
+    trusted: bool = False
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

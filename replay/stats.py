@@ -18,7 +18,8 @@ class ReplayStats:
     lost_records, cut_bytes: what opening the log found damaged, and the torn tail that it cut. snapshot_error: why the
     last snapshot was not written ("" when it was); the log is whole all the same, and opens more slowly.
     retention_error: why the last pruning while running was not finished; the next one goes on. waiting_for: what the
-    disk says while it is full and everybody who writes waits, "" otherwise.
+    disk says while it is full and everybody who writes waits, "" otherwise. merge_error: why the last merge of the
+    neighbour index failed; it is whole all the same, and searched more slowly.
     """
 
     inserted: int
@@ -47,6 +48,7 @@ class ReplayStats:
     snapshot_error: str
     retention_error: str
     waiting_for: str
+    merge_error: str
 
 
 def stats_of(
@@ -58,6 +60,7 @@ def stats_of(
     num_experiences: int,
     retention_error: str,
     waiting_for: str,
+    merge_error: str,
 ) -> ReplayStats:
     num_ready = sum(ready(state, group) for group in state.groups.values())
     return ReplayStats(
@@ -87,4 +90,5 @@ def stats_of(
         snapshot_error=log.snapshot_error,
         retention_error=retention_error,
         waiting_for=waiting_for,
+        merge_error=merge_error,
     )

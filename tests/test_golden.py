@@ -102,13 +102,27 @@ def test_this_version_has_golden_files_of_what_it_writes() -> None:
     assert (GOLDEN / f"traces-{TRACE_VERSION}").is_dir(), HOW
     ours = [folder for folder in LOGS if folder.name == OURS or folder.name.startswith(f"{OURS}-")]
     assert ours, HOW
-    known: dict[str, dict[str, Any]] = {"columns": {}, "kinds": {}, "records": {}}
+    known: dict[str, Any] = {}
     for folder in ours:
-        held = recorded(folder, "shape.json")
-        for part, values in known.items():
-            for name, value in held[part].items():
-                assert values.setdefault(name, value) == value, f"{folder.name} has another {name}: {HOW}"
-    assert shape() == known, f"what is written changed: {HOW}, or a folder with a suffix for new kinds alone"
+        known = united(known, recorded(folder, "shape.json"), folder.name)
+    assert shape() == known, f"what is written changed: {HOW}, or a folder with a suffix for what is only added"
+
+
+def united(old: Any, new: Any, name: str) -> Any:
+    """Both shapes of one version: a later one may add kinds, and fields that a record may lack, and change nothing."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        assert old == new, f"{name} has {new} where another has {old}: {HOW}"
+        return old
+    return new | {key: united(value, new.get(key, value), name) for key, value in old.items()}
+
+
+def test_a_version_may_add_fields_and_change_none() -> None:
+    old = {"records": {"A": {"properties": {"x": 1}, "required": ["x"]}}}
+    added = {"records": {"A": {"properties": {"x": 1, "y": 2}, "required": ["x"]}, "B": {}}}
+    assert united(old, added, "added") == united(added, old, "added") == added
+    for changed in ({"properties": {"x": 2}, "required": ["x"]}, {"properties": {"x": 1}, "required": ["x", "y"]}):
+        with pytest.raises(AssertionError, match="where another has"):
+            united(old, {"records": {"A": changed}}, "changed")
 
 
 def test_every_kind_of_record_is_in_a_golden_log() -> None:

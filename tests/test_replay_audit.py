@@ -35,6 +35,7 @@ from fakes.sabotage import (
     erase_but_keep_a_picture,
     erase_from_a_draw_that_does_not_add_up,
     erase_without_doing,
+    find_a_superseded_entry,
     flip,
     flip_a_body,
     flip_a_picture,
@@ -52,6 +53,7 @@ from fakes.sabotage import (
     orphan,
     repeat_a_rollout,
     replace_with_tombstone,
+    retire,
     rollout_at,
     same_id_by_another_producer,
     save_index,
@@ -157,7 +159,7 @@ def test_after_a_kill_orphans_and_a_stale_index_are_noted_only(replay: Path) -> 
     [segment] = (replay / "log").glob("*.segment")
     segment.write_bytes(segment.read_bytes()[:-ALIGN])
     orphan(replay)
-    flip(replay / "index" / "flat.faiss", 100)
+    flip(replay / "index" / "delta-00000001.faiss", 50)
     audit = audited(replay)
     assert audit.clean
     assert any("1 orphan media (17 bytes), to which no rollout refers: abababababab…" in note for note in audit.notes)
@@ -364,11 +366,13 @@ PLANTS = {
         plant=lambda f: appended(f, Rewind(step=2, version=9, orphans=False)),
         says="restored to step 2; the log holds no draw for step 1",
     ),
-    "an entry twice": Plant(rule="index", plant=double_an_entry, says="1 entries of the index are there twice"),
+    "an entry twice": Plant(rule="index", plant=double_an_entry, says="2 entries of the index are there twice"),
     "a manifest that cannot be read": Plant(
         rule="index", plant=unplaced(lambda f: manifest_of(f).write_text("{")), says="cannot be read"
     ),
-    "a manifest of another size": Plant(rule="index", plant=miscount_the_index, says="it holds 2 vectors of 3"),
+    "a manifest of another size": Plant(
+        rule="index", plant=miscount_the_index, says="holds 2 vectors of 3 and 2 entries"
+    ),
     "a rollout that became nothing": Plant(
         rule="count", plant=unplaced(lambda f: appended(f, (1, b"noise"))), says="19 rollouts were inserted; 18 are"
     ),
@@ -404,12 +408,19 @@ PLANTS = {
     "an entry with another vector": Plant(
         rule="index", plant=lambda f: save_index(f, [0, 1]), says="another vector for record 1"
     ),
+    "an entry that is not found": Plant(rule="index", plant=lambda f: retire(f, 0), says="lacks record 0"),
+    "an entry that is retired and not there": Plant(
+        rule="index", plant=lambda f: retire(f, 5), says="has retired record 5, which it does not hold"
+    ),
+    "an entry that a later one took the place of": Plant(
+        rule="index", plant=find_a_superseded_entry, says="finds record 0, which later ones took the place of"
+    ),
     "an entry that is missing": Plant(rule="index", plant=lambda f: save_index(f, [1]), says="lacks record 0"),
     "an entry of another encoder": Plant(
         rule="index", plant=lambda f: edited(f, Experience, 0, encoder="e2"), says="another encoder"
     ),
     "a saved index that changed": Plant(
-        rule="index", plant=lambda f: flip(f / "index" / "flat.faiss", 100), says="does not match the digest"
+        rule="index", plant=lambda f: flip(f / "index" / "delta-00000001.faiss", 50), says="does not match the digest"
     ),
     "a saved index without its manifest": Plant(
         rule="index", plant=lambda f: (f / "index" / "manifest.json").unlink(), says="manifest.json is missing"

@@ -8,40 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.experiences import an_experience, some_vectors
 
 from common.errors import ContractError
+from replay.config import IndexConfig
 from replay.index import NeighbourIndex, exact_nearest
-from replay.records import Experience
-
-
-def _vectors(count: int, dimension: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    vectors = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _experience(vector: np.ndarray[Any, Any], query_id: str = "q", encoder: str = "e") -> Experience:
-    return Experience(
-        query_id=query_id,
-        family="tiny_text",
-        chain=("ZOOM",),
-        answer="493",
-        confidence=0.5,
-        encoder=encoder,
-        vector=vector.astype("<f4").tobytes(),
-    )
 
 
 def _index(folder: Path, vectors: np.ndarray[Any, Any]) -> NeighbourIndex:
-    index = NeighbourIndex(folder, encoder="e", dimension=vectors.shape[1])
+    index = NeighbourIndex(folder, IndexConfig(encoder="e", dimension=vectors.shape[1]))
     for i, vector in enumerate(vectors):
-        index.follow(_experience(vector, f"q{i}"), 3 * i)
+        index.follow(an_experience(vector, query_id=f"q{i}"), 3 * i)
     return index
 
 
 def test_the_fast_index_agrees_with_the_exact_reference(tmp_path: Path) -> None:
-    vectors, sequences = _vectors(500, 32), 3 * np.arange(500, dtype=np.int64)
+    vectors, sequences = some_vectors(500, 32), 3 * np.arange(500, dtype=np.int64)
     index = _index(tmp_path, vectors)
-    for query in _vectors(40, 32, seed=1):
+    for query in some_vectors(40, 32, seed=1):
         found = index.nearest(query, 8)
         exact = exact_nearest(vectors, sequences, query, 8)
         assert [n.sequence for n in found] == [sequence for sequence, _ in exact]
@@ -49,7 +33,7 @@ def test_the_fast_index_agrees_with_the_exact_reference(tmp_path: Path) -> None:
 
 
 def test_leaving_out_a_query_still_gives_k(tmp_path: Path) -> None:
-    vectors = _vectors(200, 8)
+    vectors = some_vectors(200, 8)
     index = _index(tmp_path, vectors)
     found = index.nearest(vectors[7], 5, exclude_query="q7")
     assert len(found) == 5
@@ -58,19 +42,22 @@ def test_leaving_out_a_query_still_gives_k(tmp_path: Path) -> None:
 
 
 def test_a_query_remembered_twice_counts_once_by_its_latest_entry(tmp_path: Path) -> None:
-    vectors = _vectors(4, 8)
+    vectors = some_vectors(4, 8)
     index = _index(tmp_path, vectors)
-    index.follow(_experience(vectors[3], "q0"), 100)
+    index.follow(an_experience(vectors[3], query_id="q0"), 100)
     found = index.nearest(vectors[0], 4)
     assert sorted(n.query_id for n in found) == ["q0", "q1", "q2", "q3"]
     assert {n.query_id: n.sequence for n in found}["q0"] == 100
 
 
 def test_asking_for_more_than_there_is_or_for_nothing(tmp_path: Path) -> None:
-    index = _index(tmp_path, _vectors(3, 8))
-    assert len(index.nearest(_vectors(1, 8)[0], 10)) == 3
-    assert index.nearest(_vectors(1, 8)[0], 0) == []
-    assert NeighbourIndex(tmp_path / "empty", encoder="e", dimension=8).nearest(_vectors(1, 8)[0], 3) == []
+    index = _index(tmp_path, some_vectors(3, 8))
+    assert len(index.nearest(some_vectors(1, 8)[0], 10)) == 3
+    assert index.nearest(some_vectors(1, 8)[0], 0) == []
+    assert (
+        NeighbourIndex(tmp_path / "empty", IndexConfig(encoder="e", dimension=8)).nearest(some_vectors(1, 8)[0], 3)
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,39 +71,39 @@ def test_asking_for_more_than_there_is_or_for_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_a_vector_that_is_no_unit_vector_is_refused(tmp_path: Path, vector: np.ndarray[Any, Any], message: str) -> None:
-    index = _index(tmp_path, _vectors(3, 8))
+    index = _index(tmp_path, some_vectors(3, 8))
     with pytest.raises(ContractError, match=message):
         index.nearest(vector, 1)
 
 
 def test_a_saved_index_is_taken_again_and_follows_on(tmp_path: Path) -> None:
-    vectors = _vectors(20, 8)
+    vectors = some_vectors(20, 8)
     _index(tmp_path, vectors[:15]).save()
-    again = NeighbourIndex(tmp_path, encoder="e", dimension=8)
+    again = NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=8))
     assert (again.loaded, again.sequence) == (15, 42)
     for i, vector in enumerate(vectors):
-        again.follow(_experience(vector, f"q{i}"), 3 * i)
-    assert len(again) == again.num_entries == 20
+        again.follow(an_experience(vector, query_id=f"q{i}"), 3 * i)
+    assert len(again) == 20
     assert [n.sequence for n in again.nearest(vectors[18], 1)] == [54]
 
 
 def test_a_mismatch_of_any_kind_leaves_the_index_to_be_rebuilt(tmp_path: Path) -> None:
-    _index(tmp_path, _vectors(5, 8)).save()
-    assert NeighbourIndex(tmp_path, encoder="other", dimension=8).loaded == 0
-    assert NeighbourIndex(tmp_path, encoder="e", dimension=9).loaded == 0
+    _index(tmp_path, some_vectors(5, 8)).save()
+    assert NeighbourIndex(tmp_path, IndexConfig(encoder="other", dimension=8)).loaded == 0
+    assert NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=9)).loaded == 0
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text("{")
-    assert NeighbourIndex(tmp_path, encoder="e", dimension=8).loaded == 0
+    assert NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=8)).loaded == 0
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    data = bytearray((tmp_path / "flat.faiss").read_bytes())
+    data = bytearray((tmp_path / "delta-00000001.faiss").read_bytes())
     for byte in range(0, len(data), 7):
         data[byte] ^= 1
-        (tmp_path / "flat.faiss").write_bytes(data)
-        assert NeighbourIndex(tmp_path, encoder="e", dimension=8).loaded == 0
+        (tmp_path / "delta-00000001.faiss").write_bytes(data)
+        assert NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=8)).loaded == 0
         data[byte] ^= 1
 
 
 def test_vectors_of_another_encoder_are_left_out(tmp_path: Path) -> None:
-    index = _index(tmp_path, _vectors(2, 8))
-    index.follow(_experience(_vectors(1, 8)[0], encoder="older"), 100)
-    assert (len(index), index.num_entries, index.sequence) == (2, 2, 3)
+    index = _index(tmp_path, some_vectors(2, 8))
+    index.follow(an_experience(some_vectors(1, 8)[0], encoder="older"), 100)
+    assert (len(index), index.sequence) == (2, 100)

@@ -7,7 +7,8 @@
 
 A golden file is written once, by the version whose it is, and never again: it must stay readable for ever. A version
 that changes the columns of a rollout, the fields of a record or the bytes of the log raises its number and adds its
-own; new kinds of records alone add a folder with a suffix (`python -m fakes.golden tombstones`).
+own; new kinds of records, and new fields that a record may lack, add a folder with a suffix
+(`python -m fakes.golden experiences`).
 """
 
 from __future__ import annotations
@@ -122,6 +123,9 @@ async def write_log(folder: Path) -> None:
     await buffer.begin("rft", groups_per_step=1, max_policy_lag=0, votes=True, version=0)
     more: dict[str, Any] = {"family": "tiny_text", "chain": ("ZOOM",), "answer": "493", "confidence": 0.5}
     await buffer.remember(np.array([0.5, -0.5, 0.5, 0.5], np.float32), query_id="q0", **more)
+    await buffer.remember(
+        np.array([0.5, 0.5, 0.5, 0.5], np.float32), query_id="q1", source="s1", trusted=True, version=0, **more
+    )
     await buffer.admit("g0")
     await buffer.add(first)
     await buffer.add(second)

@@ -202,11 +202,11 @@ def never_begin(folder: Path) -> None:
 def save_index(folder: Path, sequences: list[int]) -> None:
     """An index that holds the experiences at `sequences` of the log, whatever the log holds there."""
     shutil.rmtree(folder / "index")
-    index = NeighbourIndex(folder / "index", encoder=INDEX.encoder, dimension=INDEX.dimension)
+    index = NeighbourIndex(folder / "index", INDEX)
     [first, _] = [decode(kind, body) for kind, body in records_of(folder) if kind == 10]
     assert isinstance(first, Experience)
     for sequence in sequences:
-        index.follow(first, sequence)
+        index.follow(dataclasses.replace(first, query_id=f"q{sequence}"), sequence)
     index.save()
 
 
@@ -216,19 +216,27 @@ def manifest_of(folder: Path) -> Path:
 
 def miscount_the_index(folder: Path) -> None:
     manifest = json.loads(manifest_of(folder).read_text())
-    manifest_of(folder).write_text(json.dumps(manifest | {"num_entries": 5}))
+    manifest["delta"]["num_entries"] = 5
+    manifest_of(folder).write_text(json.dumps(manifest))
 
 
 def double_an_entry(folder: Path) -> None:
-    import faiss
+    """The delta of the index is its main part, too."""
+    manifest = json.loads(manifest_of(folder).read_text())
+    manifest_of(folder).write_text(json.dumps(manifest | {"main": manifest["delta"]}))
 
-    file = folder / "index" / "flat.faiss"
-    index = faiss.deserialize_index(np.frombuffer(file.read_bytes(), np.uint8))
-    index.add_with_ids(index.index.reconstruct_n(0, 1), np.array([0], np.int64))
-    data = faiss.serialize_index(index).tobytes()
-    file.write_bytes(data)
-    manifest = json.loads(manifest_of(folder).read_text()) | {"num_entries": 3, "file_digest": content_digest(data)}
-    manifest_of(folder).write_text(json.dumps(manifest))
+
+def retire(folder: Path, *sequences: int) -> None:
+    """The index does not find these any more, and vouches for it."""
+    data = np.array(sequences, "<i8").tobytes()
+    manifest = json.loads(manifest_of(folder).read_text())
+    (folder / "index" / f"retired-{manifest['number']:08d}").write_bytes(data)
+    manifest_of(folder).write_text(json.dumps(manifest | {"retired_digest": content_digest(data)}))
+
+
+def find_a_superseded_entry(folder: Path) -> None:
+    """The query of record 0 of the log is that of record 1, and the index finds both."""
+    edited(folder, Experience, 1, query_id="q0")
 
 
 def second_header(folder: Path, **changes: Any) -> None:
