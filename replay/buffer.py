@@ -385,8 +385,7 @@ class ReplayBuffer:
         self._last_wake = asyncio.get_running_loop().create_task(self._wake())
 
     def _read(self, sequences: Sequence[int]) -> bytes:
-        bodies = [bytes(self._log.read(sequence).body) for sequence in sequences]
-        merged = merge_rollouts(bodies)
+        merged = merge_rollouts([frame.body for frame in self._log.read_all(sequences)])
         if self._media is not None:
             for keys in rollout_keys(merged):
                 self._media.restore(keys.media)

@@ -9,7 +9,6 @@ segment that was rewritten ends with the header of the footer before it (replay/
 
 from __future__ import annotations
 
-import os
 from array import array
 from dataclasses import dataclass
 
@@ -78,6 +77,7 @@ def footer_offsets(data: Bytes, start: int) -> NDArray[np.uint64]:
     return np.frombuffer(data[start + ALIGN : start + ALIGN + length], "<u8")[::2]
 
 
-def read_offset(file: int, start: int, place: int) -> int:
+def read_offset(data: Bytes, start: int, place: int) -> int:
     """The byte of record number `place` of a segment whose footer's frame is at `start`; 0 when there is none."""
-    return int.from_bytes(os.pread(file, 8, start + ALIGN + ENTRY_BYTES * place), "little")
+    entry = start + ALIGN + ENTRY_BYTES * place
+    return int.from_bytes(data[entry : entry + 8], "little")

@@ -38,7 +38,8 @@ from replay.frames import (
     pack_frame,
     unpack_frame,
 )
-from replay.segments import Frame, Loss, Segment, frames_of, map_file, offsets_of, read_segments
+from replay.maps import Maps
+from replay.segments import Frame, Loss, Segment, frames_of, offsets_of, read_segments
 from replay.snapshot import Position, Snapshot, Trust, find_snapshot, write_snapshot
 
 
@@ -83,6 +84,7 @@ class Log:
         self.snapshot_error = ""
         self._size = 0
         self._entries = array("Q")
+        self._maps = Maps(self.folder)
         self._disk.make_folder(self.folder)
         self._lock = _lock(self.folder / "lock")
         with contextlib.ExitStack() as stack:
@@ -172,24 +174,39 @@ class Log:
         self._keep(state, fold, next_index=self._index - 1)
 
     def read(self, sequence: int) -> Frame:
-        """The record with this number, checked. Raises LogDamaged when it is lost or no longer matches its hash."""
-        path, offset = self._place(sequence)
+        """The record with this number; see `read_all`."""
+        return self.read_all([sequence])[0]
+
+    def read_all(self, sequences: Sequence[int]) -> list[Frame]:
+        """The records with these numbers, checked; their bodies are views of memory maps, nothing copied. Raises
+        LogDamaged for one that is lost or no longer matches its hash.
+        """
+        seen: dict[str, Bytes] = {}
+        return [self._read(sequence, seen) for sequence in sequences]
+
+    def _read(self, sequence: int, seen: dict[str, Bytes]) -> Frame:
+        name, offset = self._place(sequence, seen)
         if not offset:
             raise LogDamaged(f"{self.folder}: record {sequence} is lost")
-        with path.open("rb") as file:
-            header = unpack_frame(os.pread(file.fileno(), ALIGN, offset), 0)
-            if header is not None and header.sequence == sequence:
-                whole = bytes(ALIGN) + os.pread(file.fileno(), header.size - ALIGN, offset + ALIGN)
-                body = body_of(memoryview(whole), 0, header)
-                if body is not None and header.kind in STAND_INS:
-                    how = "erased" if header.kind == TOMBSTONE else "pruned to its keys"
-                    raise LogDamaged(f"{self.folder}: record {sequence} was {how}")
-                if body is not None:
-                    return Frame(kind=header.kind, sequence=sequence, body=bytes(body))
-        raise LogDamaged(f"{path}: record {sequence} at byte {offset} does not match its hash")
+        data = self._map(name, seen)
+        header = unpack_frame(data, offset)
+        if header is not None and header.sequence == sequence:
+            body = body_of(data, offset, header)
+            if body is not None and header.kind in STAND_INS:
+                how = "erased" if header.kind == TOMBSTONE else "pruned to its keys"
+                raise LogDamaged(f"{self.folder}: record {sequence} was {how}")
+            if body is not None:
+                return Frame(kind=header.kind, sequence=sequence, body=body)
+        raise LogDamaged(f"{self.folder / name}: record {sequence} at byte {offset} does not match its hash")
 
-    def _place(self, sequence: int) -> tuple[Path, int]:
-        """The file and the byte of a record; byte 0 when it is lost.
+    def _map(self, name: str, seen: dict[str, Bytes]) -> Bytes:
+        """A segment as it was when this reading first asked for it."""
+        if name not in seen:
+            seen[name] = self._maps.of(name)
+        return seen[name]
+
+    def _place(self, sequence: int, seen: dict[str, Bytes]) -> tuple[str, int]:
+        """The segment and the byte of a record; byte 0 when it is lost.
 
         The offsets of the open segment are in memory; a sealed one is asked through its footer; one without (its writer
         was killed) is walked, and the last walk is kept.
@@ -197,20 +214,19 @@ class Log:
         first, path, entries = self._current
         if sequence >= first:
             place = 2 * (sequence - first)
-            return path, entries[place] if place < len(entries) else 0
-        number = bisect_right(self._segments, sequence, key=lambda s: s.first_sequence) - 1
+            return path.name, entries[place] if place < len(entries) else 0
+        number = bisect_right(self._segments, sequence, key=_first_sequence) - 1
         segment = self._segments[max(number, 0)]
-        path, place = self.folder / segment.name, sequence - segment.first_sequence
+        place = sequence - segment.first_sequence
         if not segment.first_sequence <= sequence < segment.stop_sequence:
-            return path, 0
+            return segment.name, 0
         if segment.footer:
-            with path.open("rb") as file:
-                return path, read_offset(file.fileno(), segment.footer, place)
+            return segment.name, read_offset(self._map(segment.name, seen), segment.footer, place)
         name, offsets = self._walked
         if name != segment.name:
-            offsets = offsets_of(map_file(path), segment)
+            offsets = offsets_of(self._map(segment.name, seen), segment)
             self._walked = (segment.name, offsets)
-        return path, offsets[place]
+        return segment.name, offsets[place]
 
     def frames(self, first_sequence: int = 0, *, kinds: frozenset[int] = frozenset()) -> Iterator[Frame]:
         """Every record from `first_sequence` on that is not lost, oldest first; only those of `kinds` if any are given.
@@ -347,6 +363,10 @@ class Log:
         self._index += 1
         self._entries = array("Q")
         self._current = (self.next_sequence, self._path, self._entries)
+
+
+def _first_sequence(segment: Segment) -> int:
+    return segment.first_sequence
 
 
 def _lock(path: Path) -> int:
