@@ -12,21 +12,23 @@ logged, made durable, and only then handed out, so asking for a step again gives
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError, ContractError, Stopped
-from common.schema import RolloutKeys, decode_rollouts, merge_rollouts, rollout_keys
+from common.schema import RolloutKeys, decode_rollouts, rollout_keys
 from common.types import Consensus, Draw, Neighbour
 from replay.commit import Committer
-from replay.config import Drawing, ReplayConfig
+from replay.config import ReplayConfig
+from replay.handing_out import HandingOut
 from replay.limiter import Limiter
 from replay.log import Log
-from replay.records import Admit, Advance, Begin, Experience, Kind, Record, Release, Rewind, Settle, Spend, encode
-from replay.rules import check_admissible, draw_of, is_known, ready, too_old, why_spend
-from replay.selectors import selector_of
+from replay.records import Admit, Advance, Begin, Kind, Record, Release, Rewind, Settle, Spend, encode
+from replay.remembering import Remembering
+from replay.retention import Pruner
+from replay.rules import check_admissible, check_same, choice, draw_of, is_known, ready, too_old, why_spend
 from replay.state import FOLD_VERSION, Group, State, default_name
-from replay.stats import ReplayStats
+from replay.stats import ReplayStats, stats_of
+from replay.upkeep import Upkeep, packed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,16 +52,18 @@ class ReplayBuffer:
         state: State,
         media: DurableMedia | None = None,
         index: NeighbourIndex | None = None,
+        pruner: Pruner | None = None,
     ) -> None:
         self._config = config
         self._log = log
         self._state = state
         self._media = media
-        self._index = index
+        self._handing_out = HandingOut(log, media)
+        self._index = None if index is None else Remembering(index)
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
-        self._snapshot_at = log.num_bytes_trusted + config.snapshot_bytes
+        pruner = pruner or Pruner(config.folder, log, config.retention, media=media)
+        self._upkeep = Upkeep(config, log, self._committer, pruner, reading=lambda: self._handing_out.reading)
         self._changed = asyncio.Condition()
-        self._index_turn = asyncio.Lock()
         self._duplicates = 0
         self._closed = False
 
@@ -78,27 +82,20 @@ class ReplayBuffer:
         """
         drawing = self._config.drawing
         Limiter(groups_per_step=groups_per_step, max_policy_lag=max_policy_lag, drawing=drawing)
+        begin = Begin(
+            phase=phase,
+            groups_per_step=groups_per_step,
+            max_policy_lag=max_policy_lag,
+            votes=votes,
+            step=step,
+            version=version,
+            drawing=drawing,
+        )
         now = self._state.phase
         if now is not None and now.phase == phase:
-            old = (now.groups_per_step, now.max_policy_lag, now.votes, self._drawing(now))
-            if old != (groups_per_step, max_policy_lag, votes, drawing):
-                raise ConfigError(
-                    f"phase {phase} began with groups_per_step, max_policy_lag, votes, drawing = {old}; this run "
-                    f"folder cannot go on with {(groups_per_step, max_policy_lag, votes, drawing)}: use the old values "
-                    "or a new run folder"
-                )
+            check_same(now, begin)
             return await self.rewind(step, version=version)
-        await self._record_and_wake(
-            Begin(
-                phase=phase,
-                groups_per_step=groups_per_step,
-                max_policy_lag=max_policy_lag,
-                votes=votes,
-                step=step,
-                version=version,
-                drawing=drawing,
-            )
-        )
+        await self._record_and_wake(begin)
 
     async def admit(self, group_id: str = "") -> int:
         """Let one group start and return its number. Waits while acting is ahead of the learner; `advance` and every
@@ -135,8 +132,13 @@ class ReplayBuffer:
         """
         self._check()
         keys = await asyncio.to_thread(_inspect, data)
-        if self._media is not None:
+        if self._media is None:
+            return await self._add(data, keys)
+        with self._media.pinned(keys.media):
             await asyncio.to_thread(self._media.keep, keys.media)
+            return await self._add(data, keys)
+
+    async def _add(self, data: bytes, keys: RolloutKeys) -> bool:
         async with self._changed:
             self._check()
             self._phase()
@@ -148,7 +150,7 @@ class ReplayBuffer:
                 sequence, durable = self._committer.put(Kind.ROLLOUT, data)
                 self._state.add(keys, sequence)
                 self._judge(keys.group_id)
-                self._snapshot_if_due()
+                self._upkeep.follow(self._state)
                 self._changed.notify_all()
         await (self._committer.flush() if durable is None else durable)
         return durable is not None
@@ -196,15 +198,7 @@ class ReplayBuffer:
                     break
                 await self._changed.wait()
             drawn, groups = self._state.draws[step], self._state.drawn_groups(step)
-        await self._committer.flush()
-        rollouts = await asyncio.to_thread(self._read, drawn.sequences)
-        return Draw(
-            step=step,
-            watermark=drawn.watermark,
-            rollout_ids=drawn.rollout_ids,
-            rollouts=rollouts,
-            consensus=tuple(group.consensus for group in groups if group.consensus is not None),
-        )
+        return await self._handing_out.draw(drawn, groups, self._committer.flush())
 
     async def advance(self, step: int, version: int) -> None:
         """The learner stands at `step` (so many steps are done) and has published policy `version`. Wakes `admit`."""
@@ -249,62 +243,30 @@ class ReplayBuffer:
         confidence: float,
     ) -> int:
         """Keep an experience for `nearest`. vector: length 1, shape (dimension,). Returns its log sequence number."""
-        from replay.index import unit_vector
-
         index = self._needs_index()
-        values = unit_vector(vector, index.dimension)
-        experience = Experience(
-            query_id=query_id,
-            family=family,
-            chain=chain,
-            answer=answer,
-            confidence=confidence,
-            encoder=index.encoder,
-            vector=values.astype("<f4").tobytes(),
+        experience = index.experience(
+            vector, query_id=query_id, family=family, chain=chain, answer=answer, confidence=confidence
         )
         self._check()
         sequence, durable = self._committer.put(*encode(experience))
         self._state.last_experience = sequence
-        self._snapshot_if_due()
-        async with self._index_turn:
-            await asyncio.to_thread(index.follow, experience, sequence)
+        self._upkeep.follow(self._state)
+        await index.follow(experience, sequence)
         await durable
         return sequence
 
     async def nearest(self, vector: NDArray[np.float32], k: int, *, exclude_query: str = "") -> list[Neighbour]:
         """At most k past experiences, most similar first, none of them of query `exclude_query`."""
-        index = self._needs_index()
-        async with self._index_turn:
-            return await asyncio.to_thread(lambda: index.nearest(vector, k, exclude_query=exclude_query))
+        return await self._needs_index().nearest(vector, k, exclude_query=exclude_query)
 
     async def stats(self) -> ReplayStats:
-        state, recovery = self._state, self._log.recovery
-        num_ready = sum(ready(state, group) for group in state.groups.values())
-        return ReplayStats(
-            inserted=state.inserted,
-            live=state.live,
-            spent=sum(state.spent.values()),
-            expired=state.expired,
-            quarantined=state.quarantined,
-            erased=state.erased,
+        return stats_of(
+            self._state,
+            self._log,
             duplicates=self._duplicates,
-            spent_reasons={reason: count for reason, count in sorted(state.spent.items()) if count},
-            phase="" if state.phase is None else state.phase.phase,
-            step=state.step,
-            admitted=state.admitted,
-            returned=state.returned,
-            open_groups=len(state.groups) - num_ready,
-            ready_groups=num_ready,
-            num_draws=state.num_draws,
-            max_policy_lag_seen=state.max_policy_lag_seen,
-            phase_policy_lag=max((draw.lag for draw in state.draws.values()), default=0),
-            num_experiences=0 if self._index is None else self._index.num_entries,
-            log_bytes=self._log.num_bytes,
             num_records=self._committer.last_sequence + 1,
-            epoch=self._log.epoch,
-            lost_records=sum(loss.stop_sequence - loss.first_sequence for loss in recovery.losses),
-            cut_bytes=recovery.cut_bytes,
-            snapshot_error=self._log.snapshot_error,
+            num_experiences=0 if self._index is None else self._index.num_entries,
+            retention_error=self._upkeep.error,
         )
 
     async def close(self) -> None:
@@ -316,13 +278,16 @@ class ReplayBuffer:
         try:
             await self._committer.close()
             if self._index is not None:
-                async with self._index_turn:
-                    await asyncio.to_thread(self._index.save)
+                await self._index.save()
         finally:
-            failed = self._committer.error is not None
-            await asyncio.to_thread(self._log.close, b"" if failed else self._state.pack(), fold=FOLD_VERSION)
+            await self._upkeep.close()
+            await asyncio.to_thread(self._end)
             if self._media is not None:
                 await asyncio.to_thread(self._media.close)
+
+    def _end(self) -> None:
+        failed = self._committer.error is not None
+        self._log.close(b"" if failed else packed(self._state), fold=FOLD_VERSION)
 
     def _judge(self, group_id: str) -> None:
         """Spend a group that is all there and teaches nothing."""
@@ -339,35 +304,17 @@ class ReplayBuffer:
         for record in too_old(self._state, step):
             self._record(record)
         self._changed.notify_all()
-        phase, groups = self._phase(), tuple(self._state.groups.values())
-        drawing = self._drawing(phase)
-        if sum(ready(self._state, group) for group in groups) < drawing.min_groups:
-            return None
-        return selector_of(drawing, phase.phase).select(
-            groups, lambda group: ready(self._state, group), count=phase.groups_per_step, step=step
-        )
-
-    def _drawing(self, phase: Begin) -> Drawing:
-        """How this phase draws. A log of format 1 does not say whether it draws in order; the configuration does."""
-        if phase.drawing is not None:
-            return phase.drawing
-        return Drawing(selector=self._config.drawing.selector, seed=self._config.drawing.seed)
+        return choice(self._state, step, drawing=self._config.drawing)
 
     def _forget(self) -> None:
         """Keep the last `keep_draws` draws."""
         while len(self._state.draws) > self._config.keep_draws:
             self._record(Release(step=next(iter(self._state.draws)) + 1))
 
-    def _snapshot_if_due(self) -> None:
-        """Called where the state has followed every record that was put."""
-        if self._committer.num_bytes >= self._snapshot_at:
-            self._snapshot_at = self._committer.num_bytes + self._config.snapshot_bytes
-            self._committer.put_snapshot(self._state.pack(), fold=FOLD_VERSION)
-
     def _record(self, record: Record) -> asyncio.Future[None]:
         _, durable = self._committer.put(*encode(record))
         self._state.apply(record)
-        self._snapshot_if_due()
+        self._upkeep.follow(self._state)
         return durable
 
     async def _record_and_wake(self, record: Record) -> None:
@@ -384,13 +331,6 @@ class ReplayBuffer:
         """Wake whoever waits, so that the failure reaches them. The task is kept, or it might be collected."""
         self._last_wake = asyncio.get_running_loop().create_task(self._wake())
 
-    def _read(self, sequences: Sequence[int]) -> bytes:
-        merged = merge_rollouts([frame.body for frame in self._log.read_all(sequences)])
-        if self._media is not None:
-            for keys in rollout_keys(merged):
-                self._media.restore(keys.media)
-        return merged
-
     def _check(self) -> None:
         if self._closed:
             raise Stopped("the replay is closed")
@@ -402,7 +342,7 @@ class ReplayBuffer:
             raise ContractError("no phase has begun; call begin first")
         return self._state.phase
 
-    def _needs_index(self) -> NeighbourIndex:
+    def _needs_index(self) -> Remembering:
         if self._index is None:
             raise ContractError("this replay was opened without an index; give ReplayConfig an IndexConfig")
         return self._index

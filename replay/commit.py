@@ -11,11 +11,13 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import ReplayError
 from replay.config import Durability
 from replay.frames import ALIGN
 from replay.log import Log
+from replay.snapshot import Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +28,15 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """Of everything put before it."""
+class _Mark:
+    """reached: ends when the log has come here."""
 
-    state: bytes
-    fold: int
+    reached: asyncio.Future[Position]
 
 
 class Committer:
-    """The only caller of `log.append`, `log.commit` and `log.checkpoint`. Lives on one event loop; the disk is waited
-    for elsewhere.
+    """The only caller of `log.append`, `log.commit` and `log.mark`. Lives on one event loop; the disk is waited for
+    elsewhere.
 
     on_failure: called once, on the loop, after a write or a sync failed.
     """
@@ -45,7 +46,7 @@ class Committer:
         self._durability = durability
         self._on_failure = on_failure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replay-log")
-        self._pending: list[_Item | _Snapshot] = []
+        self._pending: list[_Item | _Mark] = []
         self._pending_bytes = 0
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -80,11 +81,15 @@ class Committer:
         self._last = durable
         return self._next - 1, waited
 
-    def put_snapshot(self, state: bytes, *, fold: int) -> None:
-        """Keep `state`, the fold of everything put so far. Nobody waits for it: without it, opening takes longer."""
-        if self.error is None:
-            self._pending.append(_Snapshot(state, fold))
-            self._start()
+    def put_mark(self) -> asyncio.Future[Position]:
+        """The end of the log after everything put so far, where a segment ends. Raises ReplayError after a failure."""
+        if self.error is not None:
+            raise self.error
+        reached: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+        reached.add_done_callback(_heard)
+        self._pending.append(_Mark(reached))
+        self._start()
+        return reached
 
     def _start(self) -> None:
         if self._task is None or self._task.done():
@@ -112,18 +117,20 @@ class Committer:
             await self._company()
             batch, self._pending, self._pending_bytes = self._pending, [], 0
             self._full.clear()
+            marks: list[Position] = []
             try:
-                await loop.run_in_executor(self._thread, self._write, batch)
+                marks = await loop.run_in_executor(self._thread, self._write, batch)
             except ReplayError as error:
                 self.error = error
                 batch, self._pending = batch + self._pending, []
             for item in batch:
-                if isinstance(item, _Snapshot):
-                    continue
-                if self.error is None:
-                    item.durable.set_result(None)
+                future = item.reached if isinstance(item, _Mark) else item.durable
+                if self.error is not None:
+                    future.set_exception(self.error)
+                elif isinstance(item, _Mark):
+                    item.reached.set_result(marks.pop(0))
                 else:
-                    item.durable.set_exception(self.error)
+                    item.durable.set_result(None)
             if self.error is not None:
                 self._on_failure()
 
@@ -133,19 +140,22 @@ class Committer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), self._durability.group_ms / 1000)
 
-    def _write(self, batch: list[_Item | _Snapshot]) -> None:
+    def _write(self, batch: list[_Item | _Mark]) -> list[Position]:
+        """Returns where each mark is."""
+        marks = list[Position]()
         for item in batch:
-            if isinstance(item, _Snapshot):
-                self._log.checkpoint(item.state, fold=item.fold)
+            if isinstance(item, _Mark):
+                marks.append(self._log.mark())
                 continue
             self._log.append(item.kind, item.body)
             if self._durability.mode == "always":
                 self._log.commit()
         if self._durability.mode == "group":
             self._log.commit()
+        return marks
 
 
-def _heard(future: asyncio.Future[None]) -> None:
+def _heard(future: asyncio.Future[Any]) -> None:
     """Mark a failure as seen: records that nobody waits for report it through `Committer.error`."""
     if not future.cancelled():
         future.exception()

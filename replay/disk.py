@@ -7,10 +7,15 @@ A name is durable when its folder was synced, content when its file was. Reading
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from replay.frames import Bytes
+
+PIECES_AT_ONCE = 256
+"""That one system call may write; Linux takes 1024."""
 
 
 class Disk:
@@ -67,16 +72,27 @@ def write_all(disk: Disk, file: int, buffers: Sequence[Bytes]) -> None:
         written += disk.write(file, [rest])
 
 
-def write_whole(disk: Disk, path: Path, data: Bytes, *, sync: bool = True) -> None:
-    """A file that appears whole, or replaces another at once; durable with its name unless `sync` is false."""
+def write_aside(disk: Disk, path: Path, pieces: Iterable[Bytes], *, sync: bool = True) -> Path:
+    """A file with these pieces beside `path`, whose name it is to get. Where the disk refuses, nothing is left."""
     aside = path.with_name(f".aside-{path.name}")
     file = disk.create(aside)
     try:
-        write_all(disk, file, [data])
+        rest = iter(pieces)
+        while some := list(islice(rest, PIECES_AT_ONCE)):
+            write_all(disk, file, some)
         if sync:
             disk.sync(file)
+    except OSError:
+        with suppress(OSError):  # the first failure is the one to tell
+            disk.unlink(aside)
+        raise
     finally:
         disk.close(file)
-    disk.rename(aside, path)
+    return aside
+
+
+def write_whole(disk: Disk, path: Path, data: Bytes, *, sync: bool = True) -> None:
+    """A file that appears whole, or replaces another at once; durable with its name unless `sync` is false."""
+    disk.rename(write_aside(disk, path, [data], sync=sync), path)
     if sync:
         disk.sync_folder(path.parent)

@@ -77,7 +77,7 @@ def footer_offsets(data: Bytes, start: int) -> NDArray[np.uint64]:
     return np.frombuffer(data[start + ALIGN : start + ALIGN + length], "<u8")[::2]
 
 
-def read_offset(data: Bytes, start: int, place: int) -> int:
+def offset_at(data: Bytes, start: int, place: int) -> int:
     """The byte of record number `place` of a segment whose footer's frame is at `start`; 0 when there is none."""
     entry = start + ALIGN + ENTRY_BYTES * place
     return int.from_bytes(data[entry : entry + 8], "little")

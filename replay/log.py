@@ -17,29 +17,24 @@ import fcntl
 import os
 import time
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.errors import LogDamaged, LogLocked, ReplayError
+from common.errors import LogLocked, ReplayError
 from replay.disk import Disk, write_all
-from replay.footer import pack_footer, read_offset
+from replay.footer import pack_footer
 from replay.frames import (
     ALIGN,
     FIRST_RESERVED,
     FOOTER,
     SEAL,
-    STAND_INS,
-    TOMBSTONE,
     Bytes,
     SegmentHeader,
-    body_of,
     pack_frame,
-    unpack_frame,
 )
-from replay.maps import Maps
-from replay.segments import Frame, Loss, Segment, frames_of, offsets_of, read_segments
+from replay.held import Held
+from replay.segments import Frame, Loss, Segment, read_segments
 from replay.snapshot import Position, Snapshot, Trust, find_snapshot, write_snapshot
 
 
@@ -84,7 +79,6 @@ class Log:
         self.snapshot_error = ""
         self._size = 0
         self._entries = array("Q")
-        self._maps = Maps(self.folder)
         self._disk.make_folder(self.folder)
         self._lock = _lock(self.folder / "lock")
         with contextlib.ExitStack() as stack:
@@ -116,11 +110,9 @@ class Log:
         self.next_sequence = contents.next_sequence
         self._num_durable = self.next_sequence
         self._chain = contents.chain
-        self._segments = list(contents.segments)
-        self._walked: tuple[str, Sequence[int]] = ("", ())
+        self._held = Held(self.folder, contents.segments)
         self._index = contents.next_index
-        self._old_bytes = sum(segment.num_bytes for segment in self._segments)
-        self.num_bytes_trusted = sum(segment.num_bytes for segment in self._segments[: contents.num_trusted])
+        self.num_bytes_trusted = sum(segment.num_bytes for segment in contents.segments[: contents.num_trusted])
         self._start_segment()
 
     def _cut(self, path: Path, size: int) -> None:
@@ -134,11 +126,15 @@ class Log:
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Those that nobody writes any more, oldest first."""
-        return tuple(self._segments)
+        return tuple(self._held.segments)
+
+    @property
+    def num_sealed(self) -> int:
+        return len(self._held.segments)
 
     @property
     def num_bytes(self) -> int:
-        return self._old_bytes + self._size
+        return self._held.num_bytes + self._size
 
     def append(self, kind: int, body: Bytes) -> int:
         """Write one record and return its sequence number. It is durable after the next `commit`.
@@ -168,74 +164,52 @@ class Log:
         """End the segment and keep `state`, the fold of everything appended, as a snapshot. Raises ReplayError when
         the log fails. When only the snapshot does, the log is whole and `snapshot_error` says why.
         """
+        self.keep(self.mark(), state, fold=fold)
+
+    def mark(self) -> Position:
+        """End the segment, and say where the log is: after everything appended. Raises ReplayError as `append`."""
         self._check()
         if self._size > ALIGN:
             self._roll()
-        self._keep(state, fold, next_index=self._index - 1)
+        return self._position(next_index=self._index - 1)
+
+    def keep(self, position: Position, state: bytes, *, fold: int) -> None:
+        """Keep `state`, the fold of everything before `position`, as a snapshot; any thread may, but not during
+        `replace`. A failure is told by `snapshot_error` alone.
+        """
+        position = replace(position, segments=self.segments[: len(position.segments)])
+        try:
+            write_snapshot(self.folder, Snapshot(position=position, fold=fold, state=state), self._disk)
+            self.snapshot_error = ""
+        except OSError as error:
+            self.snapshot_error = f"{error.strerror}"
 
     def read(self, sequence: int) -> Frame:
-        """The record with this number; see `read_all`."""
-        return self.read_all([sequence])[0]
-
-    def read_all(self, sequences: Sequence[int]) -> list[Frame]:
-        """The records with these numbers, checked; their bodies are views of memory maps, nothing copied. Raises
-        LogDamaged for one that is lost or no longer matches its hash.
+        """The record with this number, checked. Raises LogDamaged when it is lost, pruned or erased, or no longer
+        matches its hash.
         """
-        seen: dict[str, Bytes] = {}
-        return [self._read(sequence, seen) for sequence in sequences]
+        [frame] = self.mapped([sequence])
+        return replace(frame, body=bytes(frame.body))
 
-    def _read(self, sequence: int, seen: dict[str, Bytes]) -> Frame:
-        name, offset = self._place(sequence, seen)
-        if not offset:
-            raise LogDamaged(f"{self.folder}: record {sequence} is lost")
-        data = self._map(name, seen)
-        header = unpack_frame(data, offset)
-        if header is not None and header.sequence == sequence:
-            body = body_of(data, offset, header)
-            if body is not None and header.kind in STAND_INS:
-                how = "erased" if header.kind == TOMBSTONE else "pruned to its keys"
-                raise LogDamaged(f"{self.folder}: record {sequence} was {how}")
-            if body is not None:
-                return Frame(kind=header.kind, sequence=sequence, body=body)
-        raise LogDamaged(f"{self.folder / name}: record {sequence} at byte {offset} does not match its hash")
-
-    def _map(self, name: str, seen: dict[str, Bytes]) -> Bytes:
-        """A segment as it was when this reading first asked for it."""
-        if name not in seen:
-            seen[name] = self._maps.of(name)
-        return seen[name]
-
-    def _place(self, sequence: int, seen: dict[str, Bytes]) -> tuple[str, int]:
-        """The segment and the byte of a record; byte 0 when it is lost.
-
-        The offsets of the open segment are in memory; a sealed one is asked through its footer; one without (its writer
-        was killed) is walked, and the last walk is kept.
+    def mapped(self, sequences: Iterable[int]) -> list[Frame]:
+        """The records with these numbers, as `read`; their bodies are views of memory maps, nothing copied. A map
+        outlives the file when its segment is rewritten.
         """
-        first, path, entries = self._current
-        if sequence >= first:
-            place = 2 * (sequence - first)
-            return path.name, entries[place] if place < len(entries) else 0
-        number = bisect_right(self._segments, sequence, key=_first_sequence) - 1
-        segment = self._segments[max(number, 0)]
-        place = sequence - segment.first_sequence
-        if not segment.first_sequence <= sequence < segment.stop_sequence:
-            return segment.name, 0
-        if segment.footer:
-            return segment.name, read_offset(self._map(segment.name, seen), segment.footer, place)
-        name, offsets = self._walked
-        if name != segment.name:
-            offsets = offsets_of(self._map(segment.name, seen), segment)
-            self._walked = (segment.name, offsets)
-        return segment.name, offsets[place]
+        return self._held.mapped(sequences)
 
     def frames(self, first_sequence: int = 0, *, kinds: frozenset[int] = frozenset()) -> Iterator[Frame]:
         """Every record from `first_sequence` on that is not lost, oldest first; only those of `kinds` if any are given.
+        Any thread may ask; what is appended meanwhile does not come.
 
         Bodies are views of the memory map, nothing copied. Raises LogDamaged for one that no longer matches.
         """
-        for segment in [*self._segments, self._written()]:
-            if segment.stop_sequence > first_sequence:
-                yield from frames_of(self.folder, segment, first_sequence=first_sequence, kinds=kinds)
+        return self._held.frames(first_sequence, kinds)
+
+    def replace(self, segment: Segment, stand_ins: Mapping[int, tuple[int, bytes]]) -> int:
+        """Put stand-ins in the place of records of a segment that nobody writes (replay/tombstones); any thread may,
+        one at a time. Returns the bytes gained. Raises OSError as the disk does; nothing changed then.
+        """
+        return self._held.replace(segment, stand_ins, self._disk)
 
     def close(self, state: bytes = b"", *, fold: int = 0) -> None:
         """Seal the segment, make everything durable and let the next writer in. state: the fold of everything
@@ -247,26 +221,21 @@ class Log:
             if not self._broken:
                 self._seal()
                 if state:
-                    self._keep(state, fold, next_index=self._index)
+                    self.keep(self._position(next_index=self._index), state, fold=fold)
         finally:
             self._disk.close(self._file)
             os.close(self._lock)
             self._lock = -1
 
-    def _keep(self, state: bytes, fold: int, *, next_index: int) -> None:
-        position = Position(
+    def _position(self, *, next_index: int) -> Position:
+        return Position(
             next_index=next_index,
             next_sequence=self.next_sequence,
             next_epoch=self.epoch + 1,
             chain=self._chain,
-            segments=tuple(self._segments),
+            segments=self.segments,
             losses=self.recovery.losses,
         )
-        try:
-            write_snapshot(self.folder, Snapshot(position=position, fold=fold, state=state), self._disk)
-            self.snapshot_error = ""
-        except OSError as error:
-            self.snapshot_error = f"{error.strerror}"
 
     def _check(self) -> None:
         if self._lock < 0:
@@ -314,24 +283,18 @@ class Log:
         footer = self._size
         self._write((FOOTER, pack_footer(self._entries)), (SEAL, b""))
         self._sync()
-        self._segments.append(self._written(footer))
-        self._old_bytes += self._size
-        self._size = 0
-        self._current = (self.next_sequence, self._path, array("Q"))
-
-    def _written(self, footer: int = 0) -> Segment:
-        """The open segment as far as it was written."""
-        first, _, _ = self._current
-        return Segment(
+        sealed = Segment(
             name=self._path.name,
-            first_sequence=first,
+            first_sequence=self._first,
             stop_sequence=self.next_sequence,
             num_bytes=self._size,
-            last_frame=self._size - ALIGN if footer else 0,
+            last_frame=self._size - ALIGN,
             chain=self._chain,
             footer=footer,
             created_ns=self._created_ns,
         )
+        self._size = 0
+        self._held.sealed(sealed)
 
     def _roll(self) -> None:
         self._seal()
@@ -362,11 +325,8 @@ class Log:
         self._size = ALIGN
         self._index += 1
         self._entries = array("Q")
-        self._current = (self.next_sequence, self._path, self._entries)
-
-
-def _first_sequence(segment: Segment) -> int:
-    return segment.first_sequence
+        self._first = self.next_sequence
+        self._held.opened(self._first, self._path, self._entries)
 
 
 def _lock(path: Path) -> int:

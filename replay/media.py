@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import ContractError, MediaError, ReplayError
@@ -19,6 +20,7 @@ from common.media import FolderMediaStore, content_digest
 from common.types import MediaRef
 from replay.disk import Disk, write_all, write_whole
 from replay.frames import ALIGN
+from replay.orphans import leave_out_of, remove
 from replay.packs import Pack, PackedMedia, Place, entry_header, index_of, pack_header, read_entry
 
 NUM_REMEMBERED = 1 << 16
@@ -48,6 +50,9 @@ class DurableMedia:
         self._pack_bytes = pack_bytes
         self._appending, self._syncing = threading.Lock(), threading.Lock()
         self._kept: OrderedDict[str, None] = OrderedDict()
+        self._pinned: Counter[str] = Counter()
+        self._asked: set[str] | None = None
+        self._going: Set[str] = frozenset()
         self._broken = ""
         self._file = -1
         self._ended: list[int] = []
@@ -62,6 +67,50 @@ class DurableMedia:
                 self._adopt(pack)
         self._number = max((pack.number for pack in self.store.packs), default=-1) + 1
         self.store = PackedMedia(self.folder)
+
+    @contextmanager
+    def pinned(self, refs: Iterable[MediaRef]) -> Iterator[None]:
+        """Until the end of this, these pictures are not removed: a rollout that shows them is being kept."""
+        digests = {ref.digest for ref in refs}
+        with self._appending:
+            self._pinned.update(digests)
+            if self._asked is not None:
+                self._asked |= digests
+        try:
+            yield
+        finally:
+            with self._appending:
+                self._pinned.subtract(digests)
+                for digest in digests:
+                    if not self._pinned[digest]:
+                        del self._pinned[digest]
+
+    def remove(self, unreferred: Callable[[], set[str]]) -> tuple[int, bool]:
+        """Remove the pictures that no rollout of the log refers to; `unreferred` says which. What is pinned meanwhile
+        stays. Returns how many went, and whether none stayed. Raises OSError as the disk does.
+        """
+        with self._appending:
+            if self._file >= 0 and not self._broken:
+                self._end()
+            self._asked = set(self._pinned)
+        found = set[str]()
+        try:
+            found = unreferred()
+        finally:
+            with self._appending:
+                self._going = going = found - self._asked
+                self._asked = None
+                packs = [pack.path for pack in self.store.packs]
+                for digest in going:
+                    self._kept.pop(digest, None)
+        try:
+            leave_out_of(packs, going, self._disk)
+            remove([path for digest in sorted(going) if (path := self._single_path(digest)).is_file()], self._disk)
+        finally:
+            with self._appending:
+                self.store = PackedMedia(self.folder)
+                self._going = frozenset()
+        return len(going), going == found
 
     def keep(self, refs: Iterable[MediaRef]) -> int:
         """Append what is not here yet and make all of it durable. Returns the bytes appended.
@@ -130,14 +179,21 @@ class DurableMedia:
     def _is_here(self, digest: str) -> bool:
         if self._broken:
             raise ReplayError(f"{self.folder}: media cannot be kept since {self._broken}")
-        return digest in self._entries or any(pack.find(digest) for pack in self.store.packs) or self._single(digest)
+        if digest in self._entries:
+            return True
+        return digest not in self._going and (
+            any(pack.find(digest) for pack in self.store.packs) or self._single(digest)
+        )
 
     def _single(self, digest: str) -> bool:
         """Whether an earlier version left it as a file of its own; its content is durable, its name may not be."""
-        path = self.folder / digest[:2] / digest
+        path = self._single_path(digest)
         if path.is_file() and self._sync:
             self._disk.sync_folder(path.parent)
         return path.is_file()
+
+    def _single_path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest
 
     def _fetch(self, digest: str) -> bytes:
         try:

@@ -14,7 +14,7 @@ from replay.index import NeighbourIndex
 from replay.log import Log
 from replay.media import DurableMedia
 from replay.records import Experience, Kind, decode
-from replay.retention import prune
+from replay.retention import Pruner, asked_for
 from replay.state import FOLD_VERSION, State
 
 
@@ -29,9 +29,6 @@ def open_replay(config: ReplayConfig, *, verify: bool = False, disk: Disk | None
     if state.erasing is not None:
         log.close()
         finish_erasure(config.folder, disk=disk)
-        log, state = _open_log(config, verify, disk)
-    if prune(config.folder, log, state, config.retention, disk=disk).num_rollouts:
-        log.close()
         log, state = _open_log(config, verify, disk)
     index = None
     if config.index is not None:
@@ -48,9 +45,13 @@ def open_replay(config: ReplayConfig, *, verify: bool = False, disk: Disk | None
             pack_bytes=config.pack_bytes,
             disk=disk,
         )
+    pruner = Pruner(config.folder, log, config.retention, media=media, segment_bytes=config.segment_bytes, disk=disk)
+    pruner.finish()
+    if pruner.prune(asked_for(state), log.segments).num_rollouts:
+        log.checkpoint(state.pack(), fold=FOLD_VERSION)
     if index is not None:
         catch_up(index, log, last=state.last_experience)
-    return ReplayBuffer(config, log=log, state=state, media=media, index=index)
+    return ReplayBuffer(config, log=log, state=state, media=media, index=index, pruner=pruner)
 
 
 def _open_log(config: ReplayConfig, verify: bool, disk: Disk) -> tuple[Log, State]:

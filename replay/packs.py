@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from common.errors import MediaError
-from replay.disk import Disk, write_whole
+from replay.disk import Disk, write_aside, write_whole
 from replay.frames import ALIGN, Bytes
 from replay.segments import map_file
 
@@ -170,16 +170,18 @@ def leave_out(path: Path, digests: Set[str], disk: Disk) -> None:
     pack or the new one. Raises OSError as the disk does.
     """
     pack = Pack(path)
-    pieces, size, entries = [pack_header(pack.number, pack.created_ns)], ALIGN, dict[str, Place]()
+    pieces: list[Bytes] = [pack_header(pack.number, pack.created_ns)]
+    size, entries = ALIGN, dict[str, Place]()
     for digest, place in sorted(pack.entries().items(), key=lambda item: item[1].offset):
         if digest not in digests:
-            pieces.append(bytes(pack.data[place.offset - ALIGN : place.end]))
+            pieces.append(pack.data[place.offset - ALIGN : place.end])
             entries[digest] = Place(size + ALIGN, place.length)
             size += len(pieces[-1])
     index = path.with_suffix(".index")
     disk.unlink(index)
     disk.sync_folder(path.parent)
-    write_whole(disk, path, b"".join(pieces))
+    disk.rename(write_aside(disk, path, pieces), path)
+    disk.sync_folder(path.parent)
     write_whole(disk, index, index_of(pack.number, size, entries))
 
 

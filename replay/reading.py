@@ -6,7 +6,7 @@ Nothing is opened for writing and no lock is taken, so a live writer is not dist
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import LogDamaged, RunFolderError
@@ -85,6 +85,11 @@ class Reading:
         """Every writer of this log closed it; none was killed, and none is alive."""
         return all(segment.sealed for segment in self.segments)
 
+    @property
+    def as_it_was(self) -> bool:
+        """No segment was rewritten since."""
+        return all((self.folder / one.name).stat().st_size == one.num_bytes for one in self.held if one.footer)
+
     def entries(
         self, *, first: int = 0, stop: int | None = None, kinds: frozenset[int] = frozenset()
     ) -> Iterator[Entry]:
@@ -100,6 +105,8 @@ class Reading:
 
     def _entries(self, segment: Segment, numbers: range, kinds: frozenset[int]) -> Iterator[Entry]:
         data = map_file(self.folder / segment.name)
+        if segment.footer and len(data) != segment.num_bytes:
+            segment = replace(segment, num_bytes=len(data), footer=0)  # a live writer has pruned it since
         offsets = offsets_of(data, segment)
         for sequence in numbers:
             offset = offsets[sequence - segment.first_sequence]

@@ -2,26 +2,37 @@
 
 A rollout is asked for while its group may be drawn, or a draw of it may be repeated or taken back; of every other only
 the keys are needed, for the fold. So what is pruned changes neither the state nor the count, and the chain still links.
-Segments are rewritten whole, the oldest first, while the log is larger or they are older than they should be; a process
-that is killed leaves each segment as it was or as it should be, and the next opening goes on.
+
+A pass replaces segments whole, the oldest first, while the log is larger or they are older than they should be; then it
+removes the pictures that no rollout with a body refers to. Readers and the writer go on meanwhile. A process that is
+killed leaves each file as it was or as it should be, and the next opening goes on.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from common.schema import decode_rollouts, rollout_keys
+from common.schema import rollout_keys, rollout_table
 from replay.config import Retention
 from replay.disk import Disk
-from replay.frames import PRUNED
+from replay.frames import PRUNED, Bytes
 from replay.log import Log
-from replay.orphans import remove, remove_media
+from replay.media import DurableMedia
+from replay.orphans import begin_removal, end_removal, is_unfinished, remove_media, unreferred
+from replay.packs import PackedMedia
 from replay.records import Kind, Pruned, encode
 from replay.segments import Segment, frames_of
 from replay.state import State
-from replay.tombstones import replace_records
+
+SHARE = 8
+"""A pass looks at every rollout that is left for the pictures that it shows, so it waits until an eighth is due."""
+MEDIA_AT_ONCE = 1 << 17
+"""Digests in memory; a pass over more reads the log more than once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,48 +44,132 @@ class Pruning:
     num_bytes: int = 0
 
 
-def prune(folder: Path, log: Log, state: State, retention: Retention, *, disk: Disk | None = None) -> Pruning:
-    """Prune what `retention` asks for from the replay in `folder`, whose open log and fold these are.
+class Pruner:
+    """Prunes the replay in `folder`, whose open log this is. media: who writes its pictures; None when nobody does.
 
-    Where anything went, the log must be closed and opened again before it is read.
+    segment_bytes: the least that a pass while running waits for. One pass at a time, in any thread.
     """
-    disk = disk or Disk()
-    doomed, media = _due(folder, log, state, retention)
-    if not doomed:
-        return Pruning()
-    remove((folder / "log").glob("*.snapshot"), disk)
-    gone = frozenset(sequence for sequences in doomed.values() for sequence in sequences)
-    num_media = remove_media(folder / "media", log, media, gone, disk)
-    before = log.num_bytes
-    for segment, sequences in doomed.items():
-        path, wanted = folder / "log" / segment.name, frozenset(sequences)
-        frames = frames_of(folder / "log", segment, kinds=frozenset({Kind.ROLLOUT}))
-        keys = {frame.sequence: keys_of(bytes(frame.body)) for frame in frames if frame.sequence in wanted}
-        replace_records(path, {sequence: (PRUNED, encode(left)[1]) for sequence, left in keys.items()}, disk)
-        before += path.stat().st_size - segment.num_bytes
-    return Pruning(num_rollouts=len(gone), num_media=num_media, num_bytes=log.num_bytes - before)
+
+    def __init__(
+        self,
+        folder: Path,
+        log: Log,
+        retention: Retention,
+        *,
+        media: DurableMedia | None = None,
+        segment_bytes: int = 0,
+        disk: Disk | None = None,
+    ) -> None:
+        self._folder = folder
+        self._log = log
+        self._retention = retention
+        self._media = media
+        self._disk = disk or Disk()
+        self._slack = max(segment_bytes, retention.keep_bytes // SHARE)
+        self._num_bare = 0
+        self._wait()
+
+    def due(self) -> bool:
+        """Whether a pass is worth its while; to be asked when a segment was sealed."""
+        if self._retention.keep_bytes and self._log.num_bytes >= self._next_bytes:
+            return True
+        aged = sum(segment.created_ns < self._oldest_ns() for segment in self._log.segments[self._num_bare :])
+        return aged - self._num_aged > (self._log.num_sealed - self._num_bare) // SHARE
+
+    def prune(
+        self, needed: Set[int], segments: Sequence[Segment], *, stop: Callable[[], bool] = lambda: False
+    ) -> Pruning:
+        """One pass over `segments`, the first of the log. needed: records that are asked for; every other rollout in
+        these segments is not and never will be. stop: asked between segments; what is left is for the next pass.
+
+        Raises OSError as the disk does, LogDamaged where a record no longer matches its hash.
+        """
+        folder, num_rollouts, num_bytes, media = self._folder / "media", 0, 0, dict[str, None]()
+        has_media = folder.is_dir()
+        left_before = is_unfinished(folder)
+        excess = self._log.num_bytes - self._retention.keep_bytes if self._retention.keep_bytes else 0
+        oldest_ns = self._oldest_ns()
+        for number in range(self._num_bare, len(segments)):
+            segment = segments[number]
+            if stop() or len(media) > MEDIA_AT_ONCE:
+                break
+            if excess <= 0 and segment.created_ns >= oldest_ns:
+                continue
+            keys, num_left = self._keys(segment, needed, media)
+            if keys and has_media and not is_unfinished(folder):
+                begin_removal(folder, self._disk)
+            gained = self._log.replace(segment, {sequence: (PRUNED, body) for sequence, body in keys.items()})
+            num_rollouts, num_bytes, excess = num_rollouts + len(keys), num_bytes + gained, excess - gained
+            self._num_bare += number == self._num_bare and not num_left
+        num_media = 0
+        if has_media and is_unfinished(folder) and not stop():
+            num_media = self._remove(folder, None if left_before else list(media))
+        self._wait()
+        return Pruning(num_rollouts=num_rollouts, num_media=num_media, num_bytes=num_bytes)
+
+    def finish(self) -> int:
+        """Remove the pictures that a pass before a kill left; how many they were."""
+        folder = self._folder / "media"
+        return self._remove(folder, None) if is_unfinished(folder) else 0
+
+    def _keys(self, segment: Segment, needed: Set[int], media: dict[str, None]) -> tuple[dict[int, bytes], int]:
+        """What is left of the rollouts that go, and how many stay. Their pictures are added to `media`."""
+        keys, num_left = dict[int, bytes](), 0
+        for frame in frames_of(self._log.folder, segment, kinds=frozenset({Kind.ROLLOUT})):
+            if frame.sequence in needed:
+                num_left += 1
+                continue
+            pruned, shown = keys_of(frame.body)
+            keys[frame.sequence] = encode(pruned)[1]
+            media.update(dict.fromkeys(shown))
+        return keys, num_left
+
+    def _remove(self, folder: Path, digests: list[str] | None) -> int:
+        """Remove those of the pictures (None: of all) that no rollout with a body refers to. Where one stayed because
+        it was asked for meanwhile, the next pass looks at all of them.
+        """
+        among = PackedMedia(folder).digests() if digests is None else iter(digests)
+        num_media, all_gone = 0, True
+        while some := set(islice(among, MEDIA_AT_ONCE)):
+            if self._media is None:
+                num_media += remove_media(folder, self._log, some, frozenset(), self._disk)
+                continue
+            num_gone, none_stayed = self._media.remove(partial(unreferred, self._log, some))
+            num_media += num_gone
+            all_gone = all_gone and none_stayed
+        if all_gone:
+            end_removal(folder, self._disk)
+        return num_media
+
+    def _oldest_ns(self) -> int:
+        return time.time_ns() - int(self._retention.keep_age_s * 1e9) if self._retention.keep_age_s else 0
+
+    def _wait(self) -> None:
+        """Until there is more to do than after this pass."""
+        self._next_bytes = max(self._retention.keep_bytes, self._log.num_bytes) + self._slack
+        aged = (segment.created_ns < self._oldest_ns() for segment in self._log.segments[self._num_bare :])
+        self._num_aged = sum(aged)
 
 
-def _due(folder: Path, log: Log, state: State, retention: Retention) -> tuple[dict[Segment, list[int]], set[str]]:
-    """What goes: rollouts by segment, the oldest first, and the pictures that they show."""
-    held = (*state.groups.values(), *state.used.values())
-    needed = frozenset(member.sequence for group in held for member in group.members)
-    excess = log.num_bytes - retention.keep_bytes if retention.keep_bytes else 0
-    oldest_ns = time.time_ns() - int(retention.keep_age_s * 1e9) if retention.keep_age_s else 0
-    doomed, media = dict[Segment, list[int]](), set[str]()
-    for segment in log.segments:
-        if excess <= 0 and segment.created_ns >= oldest_ns:
-            continue
-        for frame in frames_of(folder / "log", segment, kinds=frozenset({Kind.ROLLOUT})):
-            if frame.sequence not in needed:
-                doomed.setdefault(segment, []).append(frame.sequence)
-                media.update(ref.digest for ref in rollout_keys(bytes(frame.body))[0].media)
-                excess -= len(frame.body)
-    return doomed, media
+def prune(folder: Path, log: Log, state: State, retention: Retention, *, disk: Disk | None = None) -> Pruning:
+    """Prune what `retention` asks for from the replay in `folder`, whose open log and fold these are, and in which
+    nobody writes.
+    """
+    pruner = Pruner(folder, log, retention, disk=disk)
+    num_media = pruner.finish()
+    done = pruner.prune(asked_for(state), log.segments)
+    return Pruning(num_rollouts=done.num_rollouts, num_media=num_media + done.num_media, num_bytes=done.num_bytes)
 
 
-def keys_of(body: bytes) -> Pruned:
-    """What is kept of a rollout."""
+def asked_for(state: State) -> set[int]:
+    """The records of rollouts that may be drawn, or a draw of which may be repeated or taken back."""
+    groups = (*state.groups.values(), *state.used.values())
+    return {member.sequence for group in groups for member in group.members}
+
+
+def keys_of(body: Bytes) -> tuple[Pruned, tuple[str, ...]]:
+    """What is kept of a rollout, and the digests of its pictures."""
     [keys] = rollout_keys(body)
     fields = {name: getattr(keys, name) for name in Pruned.__dataclass_fields__ if name != "query_id"}
-    return Pruned(**fields, query_id=decode_rollouts(body)[0].query.query_id)
+    [query] = rollout_table(body)["query"].to_pylist()
+    return Pruned(**fields, query_id=query["query_id"]), tuple(ref.digest for ref in keys.media)

@@ -7,11 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from common.errors import ContractError
+from common.errors import ConfigError, ContractError
 from common.schema import RolloutKeys
+from replay.config import Drawing
 from replay.limiter import check_group_size
-from replay.records import Drawn, Expire
+from replay.records import Begin, Drawn, Expire
+from replay.selectors import selector_of
 from replay.state import Group, State
+
+
+def check_same(now: Begin, again: Begin) -> None:
+    """Raise ConfigError where a phase that is under way is begun again with other settings."""
+    assert again.drawing is not None
+    old = (now.groups_per_step, now.max_policy_lag, now.votes, drawing_of(now, again.drawing))
+    new = (again.groups_per_step, again.max_policy_lag, again.votes, again.drawing)
+    if old != new:
+        raise ConfigError(
+            f"phase {now.phase} began with groups_per_step, max_policy_lag, votes, drawing = {old}; this run folder "
+            f"cannot go on with {new}: use the old values or a new run folder"
+        )
+
+
+def drawing_of(phase: Begin, configured: Drawing) -> Drawing:
+    """How a phase draws. A log of format 1 does not say whether it draws in order; the configuration does."""
+    return phase.drawing or Drawing(selector=configured.selector, seed=configured.seed)
+
+
+def choice(state: State, step: int, *, drawing: Drawing) -> list[Group] | None:
+    """The groups that the draw for `step` takes of those that are here, or None while there are not enough."""
+    assert state.phase is not None
+    groups, drawing = tuple(state.groups.values()), drawing_of(state.phase, drawing)
+    if sum(ready(state, group) for group in groups) < drawing.min_groups:
+        return None
+    return selector_of(drawing, state.phase.phase).select(
+        groups, lambda group: ready(state, group), count=state.phase.groups_per_step, step=step
+    )
 
 
 def ready(state: State, group: Group) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -162,26 +162,39 @@ def read_frames(folder: Path) -> Iterator[Frame]:
 
 
 def frames_of(
-    folder: Path, segment: Segment, *, first_sequence: int = 0, kinds: frozenset[int] = frozenset()
+    folder: Path,
+    segment: Segment,
+    *,
+    first_sequence: int = 0,
+    kinds: frozenset[int] = frozenset(),
+    data: Bytes | None = None,
 ) -> Iterator[Frame]:
     """The records of one segment from `first_sequence` on, only those of `kinds` if any are given, checked. An erased
     one comes only when TOMBSTONE is among the kinds, without a body; a pruned one comes with its keys.
 
-    Bodies are views of the memory map, nothing copied. Raises LogDamaged for one that no longer matches.
+    data: the segment's bytes, where they are mapped already. Bodies are views of the memory map, nothing copied.
+    Raises LogDamaged for one that no longer matches.
     """
     if segment.first_sequence == segment.stop_sequence:
         return
-    data = map_file(folder / segment.name)
-    for place, offset in enumerate(offsets_of(data, segment)):
-        sequence = segment.first_sequence + place
-        if not offset or sequence < first_sequence:
+    data = map_file(folder / segment.name) if data is None else data
+    places = enumerate(offsets_of(data, segment), segment.first_sequence)
+    yield from frames_at(data, segment.name, (place for place in places if place[0] >= first_sequence), kinds)
+
+
+def frames_at(
+    data: Bytes, name: str, places: Iterable[tuple[int, int]], kinds: frozenset[int] = frozenset()
+) -> Iterator[Frame]:
+    """`frames_of`, where the number and the byte of every record are known; byte 0 where it is lost."""
+    for sequence, offset in places:
+        if not offset:
             continue
         header = unpack_frame(data, int(offset))
         if header is not None and (header.kind not in kinds if kinds else header.kind == TOMBSTONE):
             continue
         body = None if header is None else body_of(data, int(offset), header)
         if header is None or body is None or header.sequence != sequence:
-            raise LogDamaged(f"{folder / segment.name}: record {sequence} does not match its hash")
+            raise LogDamaged(f"{name}: record {sequence} does not match its hash")
         if header.kind in STAND_INS:
             body = body[:-ALIGN]
         yield Frame(kind=header.kind, sequence=sequence, body=body)

@@ -8,13 +8,18 @@ Law: inserted = live + spent + expired + quarantined + erased, in rollouts.
 
 What is kept, and what bounds it: groups under way (the limiter: at most B that were never drawn, and those drawn less
 than max_reuse times that are within the lag); the last draws, their groups, and the names of the groups that closed
-since (ReplayConfig.keep_draws, or `Release`); versions within the lag of those; a few numbers a producer
-(replay/seen); and counters.
+since (ReplayConfig.keep_draws, or `Release`; at most MAX_CLOSED names, however long nothing is drawn); versions within
+the lag of those; a few numbers a producer (replay/seen); and counters.
+
+Groups, draws and what is known of a producer are values, replaced and never changed. So `copy` is cheap, and a thread
+can pack the copy while records go on arriving.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice, takewhile
 
 import msgspec
 
@@ -25,9 +30,13 @@ from replay.limiter import Limiter
 from replay.records import Admit, Advance, Begin, Drawn, Erase, Erased, Expire, Record, Release, Rewind, Settle, Spend
 from replay.seen import Producers
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raised with every change to what `State` holds or how it folds; a snapshot of another one is not used."""
 DRAWN = "drawn"
+MAX_CLOSED = 1 << 16
+"""Names of groups that are over; beyond, the first that closed is forgotten."""
+PACKED_AT_ONCE = 32
+"""Values in a piece of a packed state: making one takes less than a millisecond."""
 MAX_REASONS = 64
 """Reasons that spent rollouts are counted by; what comes after as many is counted as "other"."""
 
@@ -43,7 +52,7 @@ class Member:
     quarantined: bool
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """number: order of admission in the phase. size: how many rollouts it waits for; 0 before the first came.
 
@@ -53,9 +62,9 @@ class Group:
     number: int
     group_id: str
     size: int = 0
-    members: list[Member] = field(default_factory=list)
+    members: tuple[Member, ...] = ()
     consensus: Consensus | None = None
-    draws: list[int] = field(default_factory=list)
+    draws: tuple[int, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -112,7 +121,30 @@ class State:
     max_policy_lag_seen: int = 0
 
     def pack(self) -> bytes:
-        return msgspec.json.encode(self)
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """`pack`, some values at a time, so that a thread which packs can let others run in between."""
+        for place, item in enumerate(fields(self)):
+            value = getattr(self, item.name)
+            yield b'%c"%s":' % (b",{"[not place], item.name.encode())
+            if not isinstance(value, dict):
+                yield msgspec.json.encode(value)
+                continue
+            rest, comma = iter(value.items()), b"{"
+            while some := dict(islice(rest, PACKED_AT_ONCE)):
+                yield comma + msgspec.json.encode(some)[1:-1]
+                comma = b","
+            yield b"}" if value else b"{}"
+        yield b"}"
+
+    def copy(self) -> State:
+        """This state, as no later record changes it."""
+        copied = State()
+        for item in fields(self):
+            value = getattr(self, item.name)
+            setattr(copied, item.name, value.copy() if isinstance(value, dict | Producers) else value)
+        return copied
 
     @classmethod
     def unpack(cls, data: bytes) -> State:
@@ -186,16 +218,14 @@ class State:
         if group is None:
             self._spend("late", int(not keys.quarantined))
             return
-        group.size = keys.group_size
-        group.members.append(
-            Member(
-                rollout_id=keys.rollout_id,
-                sequence=sequence,
-                oldest_version=keys.oldest_version,
-                score=keys.score,
-                quarantined=keys.quarantined,
-            )
+        member = Member(
+            rollout_id=keys.rollout_id,
+            sequence=sequence,
+            oldest_version=keys.oldest_version,
+            score=keys.score,
+            quarantined=keys.quarantined,
         )
+        self.groups[keys.group_id] = replace(group, size=keys.group_size, members=(*group.members, member))
 
     def apply(self, record: Record) -> None:
         """Take one record. Any other may be missing from a damaged log; records about groups that are not there change
@@ -210,7 +240,7 @@ class State:
             case Settle():
                 group = self.groups.get(record.consensus.group_id)
                 if group is not None:
-                    group.consensus = record.consensus
+                    self.groups[group.group_id] = replace(group, consensus=record.consensus)
             case Spend():
                 self._close(record.group_id, record.reason)
             case Expire():
@@ -256,11 +286,20 @@ class State:
             self.used[group_id] = group
         else:
             self.returned += 1
-        self.closed[group_id] = Closed(reason=reason, step=self.next_step)
+        self._shut(group_id, Closed(reason=reason, step=self.next_step))
         if reason == "expired":
             self.expired += len(group.usable)
         else:
             self._spend(reason, len(group.usable))
+
+    def _shut(self, group_id: str, closed: Closed) -> None:
+        self.closed[group_id] = closed
+        if len(self.closed) > MAX_CLOSED:
+            self._forget(next(iter(self.closed)))
+
+    def _forget(self, group_id: str) -> None:
+        del self.closed[group_id]
+        self.forgotten += default_number("" if self.phase is None else self.phase.phase, group_id) is None
 
     def _draw(self, record: Drawn) -> None:
         drawing = None if self.phase is None else self.phase.drawing
@@ -270,12 +309,14 @@ class State:
         self.num_drawn += fresh
         self.draws[record.step], self.fresh[record.step] = record, fresh
         for group in groups:
-            group.draws.append(record.step)
-            if len(group.draws) >= max_reuse:
-                del self.groups[group.group_id]
-                self.used[group.group_id] = group
-                self.closed[group.group_id] = Closed(reason=DRAWN, step=record.step)
-                self._spend(DRAWN, len(group.usable))
+            drawn = replace(group, draws=(*group.draws, record.step))
+            if len(drawn.draws) < max_reuse:
+                self.groups[group.group_id] = drawn
+                continue
+            del self.groups[group.group_id]
+            self.used[group.group_id] = drawn
+            self._shut(group.group_id, Closed(reason=DRAWN, step=record.step))
+            self._spend(DRAWN, len(group.usable))
         self.num_draws += 1
         self.max_policy_lag_seen = max(self.max_policy_lag_seen, record.lag)
 
@@ -300,23 +341,26 @@ class State:
     def _take_back(self, group: Group, step: int) -> None:
         if step not in group.draws:
             return
-        group.draws.remove(step)
-        self.num_drawn -= not group.draws
+        left = replace(group, draws=tuple(drawn for drawn in group.draws if drawn != step))
+        self.num_drawn -= not left.draws
         if self.used.pop(group.group_id, None) is not None:
             self.closed.pop(group.group_id, None)
-            self.groups[group.group_id] = group
             self.spent[DRAWN] -= len(group.usable)
+        self.groups[group.group_id] = left
 
     def _release(self, floor: int) -> None:
-        """Forget draws before step `floor`, what was over by then, and versions that are too old for any later draw."""
-        phase, lag = ("", 0) if self.phase is None else (self.phase.phase, self.phase.max_policy_lag)
+        """Forget draws before step `floor`, what was over by then, and versions that are too old for any later draw.
+
+        Groups are looked at in the order in which they ended, up to the first that is kept.
+        """
+        lag = 0 if self.phase is None else self.phase.max_policy_lag
         self.floor = max(self.floor, floor)
         for step in [step for step in self.draws if step < self.floor]:
             del self.draws[step], self.fresh[step]
-        self.used = {name: group for name, group in self.used.items() if group.draws[-1] >= self.floor}
-        for name in [name for name, closed in self.closed.items() if closed.step < self.floor]:
-            del self.closed[name]
-            self.forgotten += default_number(phase, name) is None
+        for name in list(takewhile(lambda name: self.used[name].draws[-1] < self.floor, self.used)):
+            del self.used[name]
+        for name in list(takewhile(lambda name: self.closed[name].step < self.floor, self.closed)):
+            self._forget(name)
         oldest, last = self.floor - lag, max(self.versions, default=0)
         self.versions = {version: at for version, at in self.versions.items() if at >= oldest or version == last}
 
@@ -334,7 +378,7 @@ class State:
             for name in record.group_ids:
                 group = held.get(name)
                 if group is not None:
-                    group.size = len(group.members)
+                    held[name] = replace(group, size=len(group.members))
                     if not group.usable:
                         del held[name]
 

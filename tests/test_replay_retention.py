@@ -18,6 +18,7 @@ from common.errors import LogDamaged
 from common.media import FolderMediaStore, put_view
 from common.schema import decode_rollouts
 from common.types import Turn
+from replay.audit.audit import audit_replay
 from replay.config import ReplayConfig, Retention
 from replay.erasure import erase_source
 from replay.folding import fold
@@ -149,13 +150,18 @@ async def test_killed_anywhere_the_fold_is_the_same_and_the_next_goes_on(memory:
     while not finished:
         run = memory / f"run{calls}"
         shutil.copytree(memory / "run", run)
-        log = Log(run / "log")
+        disk = KillingDisk(-1)
+        log = Log(run / "log", disk=disk)
+        state, disk.left = fold(log), calls
         try:
-            prune(run, log, fold(log), Retention(keep_bytes=1), disk=KillingDisk(calls))
+            prune(run, log, state, Retention(keep_bytes=1), disk=disk)
             finished = True
         except Killed:
             pass
+        disk.left = -1
         log.close()
+        audited = audit_replay(run)
+        assert not audited.violations, audited.violations
         assert folded(run) == before
         pruned(run, Retention(keep_bytes=1))
         assert folded(run) == before

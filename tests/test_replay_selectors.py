@@ -207,7 +207,7 @@ async def test_a_group_is_drawn_as_often_as_it_may_and_a_rewind_takes_each_use_b
         stats = await buffer.stats()
         assert (stats.live, stats.spent_reasons) == (2, {"drawn": 2})
         await buffer.rewind(1, version=4)
-        assert [group.draws for group in buffer.state.groups.values()] == [[0], []]
+        assert [group.draws for group in buffer.state.groups.values()] == [(0,), ()]
         stats = await buffer.stats()
         assert (stats.live, stats.spent) == (4, 0)
         for step, name in enumerate(("g0", "g1", "g1"), 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from replay.footer import footer_offsets, read_footer
 from replay.frames import ALIGN, SegmentHeader, scan
 from replay.log import Log
 from replay.opening import open_replay
-from replay.seen import MAX_EPOCHS, MAX_GAPS, Producers, Seen
+from replay.seen import MAX_EPOCHS, MAX_GAPS, MAX_PRODUCERS, Producers, Seen
 from replay.segments import map_file, read_segments
 from replay.state import FOLD_VERSION, State
 
@@ -56,7 +57,8 @@ async def a_run(folder: Path, seed: int, *, close: bool = True, **drawing: Any) 
         await random_run(buffer, random.Random(seed), groups_per_step=2, lag=2)
         await put(buffer, *a_group(500, phase="another"))
         if not close:
-            await buffer._committer.close()  # a snapshot may be under way, which nobody waits for
+            await buffer._committer.flush()
+            await buffer._upkeep.idle()  # a snapshot may be under way, which nobody waits for
             shutil.copytree(folder / "alive" / "log", folder / "log")
         return State.unpack(buffer.state.pack())
 
@@ -268,16 +270,16 @@ async def test_a_checkpoint_lets_earlier_draws_go(tmp_path: Path) -> None:
 def test_seen_is_a_set(numbers: list[int], probe: int) -> None:
     seen = Seen()
     for number in numbers:
-        seen.add(number)
+        seen = seen.plus(number)
     assert (probe in seen) == (probe in set(numbers))
     starts = [seen.below, *np.ravel(seen.above).astype(int)]
     assert starts == sorted(set(starts)) or not seen.above
 
 
-def test_gaps_and_epochs_of_a_producer_are_bounded() -> None:
+def test_producers_and_gaps_and_epochs_of_one_are_bounded() -> None:
     seen = Seen()
     for number in range(0, 8 * MAX_GAPS, 2):
-        seen.add(number)
+        seen = seen.plus(number)
     assert len(seen.above) == MAX_GAPS
     producers = Producers()
     for epoch in range(2 * MAX_EPOCHS):
@@ -285,6 +287,13 @@ def test_gaps_and_epochs_of_a_producer_are_bounded() -> None:
     assert len(producers.seen["a"]) == MAX_EPOCHS
     assert producers.holds("a", 0, 99)
     assert not producers.holds("a", MAX_EPOCHS, 1)
+    producers = Producers()
+    for number in range(MAX_PRODUCERS):
+        producers.add(f"p{number}", 0, 0)
+    producers.add("p0", 0, 1)
+    producers.add("another", 0, 0)
+    assert len(producers.seen) == MAX_PRODUCERS
+    assert producers.holds("p0", 0, 0) and not producers.holds("p1", 0, 0)
 
 
 async def test_snapshots_are_taken_while_records_are_durable_too(tmp_path: Path) -> None:
@@ -294,9 +303,44 @@ async def test_snapshots_are_taken_while_records_are_durable_too(tmp_path: Path)
     for i in range(30):
         await buffer.admit(f"g{i}")
         await put(buffer, *a_group(i))
-    snapshots = list((tmp_path / "log").glob("*.snapshot"))
-    assert len(snapshots) == 2
+    while len(list((tmp_path / "log").glob("*.snapshot"))) < 2:
+        await asyncio.sleep(0.001)
     before = State.unpack(buffer.state.pack())
     await buffer.close()
     state, _ = folded(tmp_path / "log", trusting=True)
     assert state == before
+
+
+class SlowSnapshots(Disk):
+    """Snapshots are not written before `go`."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def create(self, path: Path) -> int:
+        if path.name.endswith(".snapshot"):
+            self.begun.set()
+            self.go.wait()
+        return super().create(path)
+
+
+async def test_nobody_waits_for_a_snapshot_and_it_holds_its_moment(tmp_path: Path) -> None:
+    disk = SlowSnapshots()
+    buffer = open_replay(ReplayConfig(folder=tmp_path / "alive", durability=OS, **SMALL), disk=disk)
+    await a_phase(buffer, lag=100)
+    number = 0
+    while not disk.begun.is_set():
+        await buffer.admit(f"g{number}")
+        await put(buffer, *a_group(number))
+        number += 1
+    draw = await buffer.sample(0)
+    await put(buffer, *a_group(500, phase="another"))
+    assert draw.rollout_ids == ("g0/0", "g0/1")
+    disk.go.set()
+    while not list((tmp_path / "alive" / "log").glob("[0-9]*.snapshot")):
+        await asyncio.sleep(0.001)
+    shutil.copytree(tmp_path / "alive" / "log", tmp_path / "log")
+    walked, state, log = both_ways(tmp_path / "log", tmp_path / "copy")
+    assert state == walked == buffer.state
+    assert log.snapshot is not None and log.snapshot.position.next_sequence < log.next_sequence - 3
+    await buffer.close()

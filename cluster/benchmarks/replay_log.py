@@ -167,7 +167,7 @@ async def _gather(log: Log, path: Path, sizes: LogSizes, rounds: int) -> Figure:
 
         def gather() -> None:
             for sequences in drawn:
-                merge_rollouts([frame.body for frame in log.read_all(sequences)])
+                merge_rollouts([frame.body for frame in log.mapped(sequences)])
 
         return 1e3 * cpu_s(gather) / sizes.draws
 
@@ -195,7 +195,7 @@ async def _gather(log: Log, path: Path, sizes: LogSizes, rounds: int) -> Figure:
 
 def _decode(log: Log, sizes: LogSizes, rounds: int) -> Figure:
     """What the learner does with a draw: Python values, every law checked."""
-    buffer = merge_rollouts([frame.body for frame in log.read_all(range(sizes.draw))])
+    buffer = merge_rollouts([frame.body for frame in log.mapped(range(sizes.draw))])
     values = [1e3 * cpu_s(lambda: decode_rollouts(buffer)) for _ in range(rounds)]
     return single("decode_ms", values, unit="CPU ms a draw")
 

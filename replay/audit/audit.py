@@ -26,6 +26,7 @@ from replay.audit.neighbours import Experiences, SavedIndex, read_index
 from replay.audit.shadow import Shadow
 from replay.audit.snapshots import Snapshots
 from replay.frames import TOMBSTONE
+from replay.orphans import is_unfinished
 from replay.reading import Entry, Place, Reading, read_log
 from replay.records import Admit, Advance, Begin, Drawn, Experience, Kind, Pruned, Record, Rewind, decode
 
@@ -72,7 +73,8 @@ def audit_replay(folder: Path, *, learned: Learned | None = None, needs_media: b
     walk.lose(sum(loss.kinds.count(Kind.ROLLOUT) + loss.kinds.count(Kind.PRUNED) for loss in log.losses))
     balance = walk.end(learned or Learned())
     if keeps:
-        check_media(folder, kept, walk.references, erasures, found, all_closed=log.all_sealed)
+        finished = log.all_sealed and not is_unfinished(folder / "media")
+        check_media(folder, kept, walk.references, erasures, found, all_closed=finished, pruned=not log.as_it_was)
     elif walk.references.count(kept).num_referred:
         found.note("this replay keeps no media: what its rollouts refer to is not checked")
     _check_index(index, walk.experiences, found, closed=not log.segments or log.segments[-1].sealed)

@@ -97,13 +97,16 @@ def check_media(
     found: Findings,
     *,
     all_closed: bool,
+    pruned: bool = False,
 ) -> None:
     """kept: listed before the log was read, so that what a live writer adds is no orphan of ours. What an unfinished
     erasure may have taken already is not missed.
 
     all_closed: every writer closed the log. A writer that is killed between keeping a picture and logging its rollout
-    leaves an orphan and breaks no promise, so orphans are a breach only where none was killed.
+    leaves an orphan and breaks no promise, so orphans are a breach only where none was killed. pruned: a live writer
+    has pruned rollouts since they were read, and their pictures with them.
     """
+    num_missing = 0
     store = PackedMedia(folder / "media")
     for digest, need in needed:
         what = f"rollout {need.rollout_id} refers to {digest[:_SHOWN]}…"
@@ -111,7 +114,11 @@ def check_media(
             if not _is_whole(store, digest):
                 found.add("damaged media", f"{what}; other bytes lie under that name", need.place)
         elif digest not in erasures.going_media:
-            found.add("missing media", f"{what}, which the replay does not hold", need.place)
+            num_missing += 1
+            if not pruned:
+                found.add("missing media", f"{what}, which the replay does not hold", need.place)
+    if num_missing and pruned:
+        found.note(f"{num_missing} pictures went while a live writer pruned rollouts: audit again")
     unneeded = sorted(digest for digest in kept if digest not in needed)
     for digest in erasures.gone_media.intersection(unneeded):
         found.add("erased", f"a picture of an erased source still lies there: {digest} ({kept[digest]} bytes)")
