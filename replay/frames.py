@@ -198,6 +198,9 @@ def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
     """Walk a whole segment, checking every byte. `chain` is None when the segment's header is damaged."""
     found, offset, known = Scan(next_sequence=first_sequence, chain=chain or 0), ALIGN, chain is not None
     while offset < len(data):
+        offset = _take_whole(data, offset, found) if known else offset
+        if offset == len(data):
+            break
         header = unpack_frame(data, offset)
         if header is None or header.sequence < found.next_sequence or found.sealed:
             stop = _next_frame(data, offset + ALIGN, found)
@@ -217,6 +220,38 @@ def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
         _note(found, offset, stop, header.sequence + len(kinds), kinds)
         known, offset = False, stop
     return found
+
+
+def _take_whole(data: Bytes, offset: int, found: Scan) -> int:
+    """Take records from `offset` on as long as each is whole, links, and has the next number. Returns where that ends.
+
+    The same checks as in `scan`, which looks again at whatever ends it, but several times as fast.
+    """
+    unpack, short_hash, long_hash = _FRAME.unpack_from, xxhash.xxh3_64_intdigest, xxhash.xxh3_128_digest
+    frames, expected, before, size = found.frames, found.next_sequence, found.chain, len(data)
+    start = offset
+    while offset + ALIGN <= size and not found.sealed:
+        magic, kind, zero, sequence, num_durable, length, body_hash, chain, digest = unpack(data, offset)
+        head = data[offset : offset + ALIGN - 8]
+        stop = offset + ALIGN + length
+        end = stop + -length % ALIGN
+        if (
+            (magic, sequence, zero) != (_FRAME_MAGIC, expected, 0)
+            or kind in MARKS
+            or kind in STAND_INS
+            or end > size
+            or digest != short_hash(head)
+            or chain != short_hash(before.to_bytes(8, "little") + head[:48])
+            or long_hash(data[offset + ALIGN : stop]) != body_hash
+            or data[stop:end] != _ZEROS[: end - stop]
+        ):
+            break
+        frames.append((offset, FrameHeader(kind, sequence, num_durable, length, body_hash, chain)))
+        found.num_durable = max(found.num_durable, num_durable)
+        start, offset, before, expected = offset, end, chain, expected + 1
+    if expected > found.next_sequence:
+        found.last_frame, found.chain, found.next_sequence = start, before, expected
+    return offset
 
 
 def _take(found: Scan, offset: int, header: FrameHeader) -> None:
