@@ -1,9 +1,9 @@
-"""A replay of somebody else, driven over lines of JSON: `python replay_peer.py NAME FOLDER`, in its own environment.
+"""A replay of somebody else, driven over lines of JSON, in its own environment: `replay_peer.py NAME ARRAYS SCRATCH`.
 
-Imports nothing of this project. FOLDER holds rollouts.npy, shape (rows, bytes), and for rows with pictures views.npy,
-(groups, height, width, 3), and crops.npy, (rows, height, width, 3), all uint8. A line {"pixels": false} on the standard
-input asks for one round: every row is put, one after another as rollouts end, then all are got back in batches of
-`batch` rows. The answer is {"seconds": …, "rows": …}. The first line out is {"ready": "name and version"}.
+Imports nothing of this project. The folder ARRAYS holds rollouts.npy, shape (rows, bytes), and for rows with pictures
+views.npy, (groups, height, width, 3), and crops.npy, (rows, height, width, 3), all uint8. A line {"rows": 64,
+"pixels": false, "batch": 32} on the standard input asks for one round: so many rows are put singly, as rollouts end,
+then got back in batches. The answer is {"seconds": …, "rows": …}. The first line out is {"ready": "name and version"}.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-SIBLINGS = 8
-"""Rollouts of a group; they end at about the same time."""
-
 
 class Peer(Protocol):
     def round(self, rows: list[dict[str, np.ndarray]], batch: int) -> int:
@@ -30,14 +27,14 @@ class Peer(Protocol):
 
 
 class TransferQueue:
-    """Controller and two storage units as Ray actors; a group's siblings are put at the same time."""
+    """Controller and two storage units as Ray actors; as many rows as a batch has are put at the same time."""
 
     def __init__(self, folder: Path) -> None:
         os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
         import ray
         import transfer_queue
 
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
         transfer_queue.init()
         self._queue, self._next = transfer_queue, 0
 
@@ -52,10 +49,10 @@ class TransferQueue:
 
     async def _round(self, partition: str, tensors: list[dict[str, Any]], batch: int) -> int:
         queue, came = self._queue, 0
-        for start in range(0, len(tensors), SIBLINGS):
-            group = range(start, min(start + SIBLINGS, len(tensors)))
+        for start in range(0, len(tensors), batch):
+            flight = range(start, min(start + batch, len(tensors)))
             await asyncio.gather(
-                *(queue.async_kv_put(key=str(i), partition_id=partition, fields=tensors[i]) for i in group)
+                *(queue.async_kv_put(key=str(i), partition_id=partition, fields=tensors[i]) for i in flight)
             )
         for start in range(0, len(tensors), batch):
             keys = [str(i) for i in range(start, min(start + batch, len(tensors)))]
@@ -155,25 +152,23 @@ def rows_of(folder: Path, *, pixels: bool) -> list[dict[str, np.ndarray]]:
         return [{"rollout": rollout} for rollout in rollouts]
     views, crops = np.load(folder / "views.npy"), np.load(folder / "crops.npy")
     siblings = len(crops) // len(views)
-    return [
-        {"rollout": rollouts[i], "view": views[i // siblings], "crop": crops[i]} for i in range(len(crops))
-    ]
+    return [{"rollout": rollouts[i], "view": views[i // siblings], "crop": crops[i]} for i in range(len(crops))]
 
 
-def main(name: str, folder: Path) -> None:
+def main(name: str, arrays: Path, scratch: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     kind, distribution = PEERS[name]
-    peer = kind(folder)
-    rows = {pixels: rows_of(folder, pixels=pixels) for pixels in (False, True)}
+    peer = kind(scratch)
+    rows = {pixels: rows_of(arrays, pixels=pixels) for pixels in (False, True)}
     print(json.dumps({"ready": f"{name} {metadata.version(distribution)}"}), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        wanted = rows[order["pixels"]]
+        wanted = rows[order["pixels"]][: order["rows"]]
         began = time.perf_counter()
         came = peer.round(wanted, order["batch"])
         print(json.dumps({"seconds": time.perf_counter() - began, "rows": came}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

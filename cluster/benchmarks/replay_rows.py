@@ -36,11 +36,14 @@ class Row:
 
 
 class Rows:
-    """An endless supply of rollouts, in groups of SIBLINGS whose scores differ. seed: of their tokens."""
+    """An endless supply of rollouts, in groups of SIBLINGS whose scores differ. seed: of their tokens.
 
-    def __init__(self, seed: int = 0) -> None:
+    pictures: whether they refer to a view and a crop each.
+    """
+
+    def __init__(self, seed: int = 0, *, pictures: bool = False) -> None:
         random = np.random.default_rng(seed)
-        self._bodies = [encode_rollouts([_rollout(sibling, random)]) for sibling in range(SIBLINGS)]
+        self._bodies = [encode_rollouts([_rollout(sibling, random, pictures)]) for sibling in range(SIBLINGS)]
         self._keys = [rollout_keys(body)[0] for body in self._bodies]
         self._media = [[ref.digest.encode() for ref in keys.media] for keys in self._keys]
 
@@ -52,19 +55,15 @@ class Rows:
     def keys(self, number: int) -> RolloutKeys:
         """Of rollout `number`, from 0; group number // SIBLINGS."""
         group, sibling = divmod(number, SIBLINGS)
-        return replace(
-            self._keys[sibling], rollout_id=_name("r", number), group_id=_name("g", group), sequence=number
-        )
+        return replace(self._keys[sibling], rollout_id=_name("r", number), group_id=_name("g", group), sequence=number)
 
     def body(self, number: int, media: tuple[MediaRef, ...] = ()) -> bytes:
-        """The bytes of rollout `number`. media: a view and a crop as large as `pictures` makes them, instead of two that
-        nobody holds.
-        """
+        """The bytes of rollout `number`. media: a view and a crop for it to show."""
         group, sibling = divmod(number, SIBLINGS)
         body = self._bodies[sibling].replace(_name("r", sibling).encode(), _name("r", number).encode())
         body = body.replace(_name("g", 0).encode(), _name("g", group).encode())
         body = body.replace(_number(sibling), number.to_bytes(8, "little"))
-        for old, ref in zip(self._media[sibling], media, strict=False):
+        for old, ref in zip(self._media[sibling], media, strict=True):
             body = body.replace(old, ref.digest.encode())
         return body
 
@@ -94,7 +93,7 @@ def _number(sibling: int) -> bytes:
     return (_NUMBER + sibling).to_bytes(8, "little")
 
 
-def _rollout(sibling: int, random: np.random.Generator) -> Rollout:
+def _rollout(sibling: int, random: np.random.Generator, pictures: bool) -> Rollout:
     def ids(count: int) -> tuple[int, ...]:
         return tuple(map(int, random.integers(0, 150_000, count)))
 
@@ -106,9 +105,9 @@ def _rollout(sibling: int, random: np.random.Generator) -> Rollout:
     view, crop = _view(f"{0:064x}", VIEW_SIDE), _view(f"{sibling + 1:064x}", CROP_SIDE)
     half = NUM_SAMPLED // 2
     turns = (
-        Turn(role="user", token_ids=ids(NUM_TOKENS // 2), images=(view,)),
+        Turn(role="user", token_ids=ids(NUM_TOKENS // 2), images=(view,) if pictures else ()),
         sampled(half),
-        Turn(role="tool", token_ids=ids(NUM_TOKENS // 2 - NUM_SAMPLED), images=(crop,)),
+        Turn(role="tool", token_ids=ids(NUM_TOKENS // 2 - NUM_SAMPLED), images=(crop,) if pictures else ()),
         sampled(half),
     )
     score = sibling / SIBLINGS
