@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cluster.benchmarks.harness import Figure
 from cluster.benchmarks.replay_draws import DrawSizes, measure_draws, measure_index
 from cluster.benchmarks.replay_log import LogSizes, measure_log, measure_opening
-from cluster.benchmarks.replay_peers import PeerSizes, measure_peers
+from cluster.benchmarks.replay_peers import REMOTES, PeerSizes, Remote, measure_peers
 from cluster.benchmarks.replay_rows import Rows
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ async def measure_all(
     log: LogSizes | None = None,
     draws: DrawSizes | None = None,
     peers: PeerSizes | None = None,
+    remotes: Sequence[Remote] = REMOTES,
 ) -> list[Figure]:
-    """Every figure, in a temporary folder that is removed. The sizes are smaller in tests only."""
+    """Every figure, in a temporary folder that is removed. Sizes are smaller and peers fewer in tests only."""
     log, draws, peers, rows = log or LogSizes(), draws or DrawSizes(), peers or PeerSizes(), Rows()
     with tempfile.TemporaryDirectory(prefix="pixelis-bench-") as name:
         folder = Path(name)
@@ -47,5 +48,5 @@ async def measure_all(
         figures += await measure_draws(folder / "drawn", rows, draws, rounds)
         figures += await measure_index(folder / "index", draws, rounds)
         progress.start("bench replay: peers")
-        figures += await measure_peers(folder / "peers", rows, peers, rounds)
+        figures += await measure_peers(folder / "peers", rows, peers, rounds, remotes)
     return figures

@@ -16,7 +16,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -155,19 +155,24 @@ def rows_of(folder: Path, *, pixels: bool) -> list[dict[str, np.ndarray]]:
     return [{"rollout": rollouts[i], "view": views[i // siblings], "crop": crops[i]} for i in range(len(crops))]
 
 
-def main(name: str, arrays: Path, scratch: Path) -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    kind, distribution = PEERS[name]
-    peer = kind(scratch)
+def serve(peer: Peer, arrays: Path, orders: IO[str], answers: IO[str]) -> None:
+    """Do rounds until there are no more orders."""
     rows = {pixels: rows_of(arrays, pixels=pixels) for pixels in (False, True)}
-    print(json.dumps({"ready": f"{name} {metadata.version(distribution)}"}), file=answers, flush=True)
-    for line in sys.stdin:
+    for line in orders:
         order = json.loads(line)
         wanted = rows[order["pixels"]][: order["rows"]]
         began = time.perf_counter()
         came = peer.round(wanted, order["batch"])
         print(json.dumps({"seconds": time.perf_counter() - began, "rows": came}), file=answers, flush=True)
+
+
+def main(name: str, arrays: Path, scratch: Path) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    kind, distribution = PEERS[name]
+    peer = kind(scratch)
+    print(json.dumps({"ready": f"{name} {metadata.version(distribution)}"}), file=answers, flush=True)
+    serve(peer, arrays, sys.stdin, answers)
 
 
 if __name__ == "__main__":

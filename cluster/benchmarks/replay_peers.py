@@ -78,7 +78,9 @@ REMOTES = (
 )
 
 
-async def measure_peers(folder: Path, rows: Rows, sizes: PeerSizes, rounds: int) -> list[Figure]:
+async def measure_peers(
+    folder: Path, rows: Rows, sizes: PeerSizes, rounds: int, remotes: Sequence[Remote] = REMOTES
+) -> list[Figure]:
     """rows_vs_… and pixels_vs_…, in rows a second of wall time."""
     folder.mkdir()
     figures = []
@@ -88,7 +90,7 @@ async def measure_peers(folder: Path, rows: Rows, sizes: PeerSizes, rounds: int)
             np.save(Path(live) / f"{name}.npy", values)
         ours = await _Ours.opened(folder / "ours", Path(live) / "media", rows)
         try:
-            for peer in _peers(folder, Path(live)):
+            for peer in _peers(folder, Path(live), remotes):
                 with peer as opened:
                     figures += await _beside(ours, opened, arrays, sizes, rounds)
         finally:
@@ -330,10 +332,10 @@ def _here(peer: Peer) -> Iterator[Peer]:
     yield peer
 
 
-def _peers(folder: Path, arrays: Path) -> Iterator[AbstractContextManager[Peer]]:
+def _peers(folder: Path, arrays: Path, remotes: Sequence[Remote]) -> Iterator[AbstractContextManager[Peer]]:
     yield _here(ArrowFile(folder))
     yield _here(Sqlite(folder))
-    for remote in REMOTES:
+    for remote in remotes:
         if (ROOT / remote.environment / "bin" / "python").exists():
             yield _child(remote, folder, arrays)
         else:

@@ -63,7 +63,7 @@ class Rows:
         body = self._bodies[sibling].replace(_name("r", sibling).encode(), _name("r", number).encode())
         body = body.replace(_name("g", 0).encode(), _name("g", group).encode())
         body = body.replace(_number(sibling), number.to_bytes(8, "little"))
-        for old, ref in zip(self._media[sibling], media, strict=True):
+        for old, ref in zip(self._media[sibling], media, strict=bool(media)):
             body = body.replace(old, ref.digest.encode())
         return body
 
