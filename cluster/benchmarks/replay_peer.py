@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -138,7 +139,7 @@ class Reverb:
         return came
 
 
-PEERS = {
+PEERS: dict[str, tuple[Callable[[Path], Peer], str]] = {
     "TransferQueue": (TransferQueue, "TransferQueue"),
     "torchrl": (TorchRL, "torchrl"),
     "cpprb": (Cpprb, "cpprb"),
