@@ -31,7 +31,11 @@ class TransferQueue:
     """Controller and two storage units as Ray actors; as many rows as a batch has are put at the same time."""
 
     def __init__(self, folder: Path) -> None:
-        os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        os.environ |= {
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "300",
+        }
         import ray
         import transfer_queue
 

@@ -91,8 +91,11 @@ async def measure_peers(
         ours = await _Ours.opened(folder / "ours", Path(live) / "media", rows)
         try:
             for peer in _peers(folder, Path(live), remotes):
-                with peer as opened:
-                    figures += await _beside(ours, opened, arrays, sizes, rounds)
+                try:
+                    with peer as opened:
+                        figures += await _beside(ours, opened, arrays, sizes, rounds)
+                except PeerEnded as error:
+                    print(f"bench replay: {error}", file=sys.stderr)
         finally:
             await ours.close()
     return figures
@@ -266,11 +269,15 @@ class Sqlite:
         return came
 
 
+class PeerEnded(Exception):
+    """A peer's process ended by itself; the message has the last line of what it said."""
+
+
 class _Child:
-    """A peer in a process of its own. Raises RuntimeError, with the end of what it said, when it dies."""
+    """A peer in a process of its own. Raises PeerEnded when that is so."""
 
     def __init__(self, remote: Remote, process: subprocess.Popen[str], said: IO[str]) -> None:
-        self._process, self._said = process, said
+        self._remote, self._process, self._said = remote, process, said
         self.name = f"{self._answer()['ready']} ({remote.survives})"
 
     def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
@@ -287,7 +294,8 @@ class _Child:
         line = self._process.stdout.readline()
         if not line:
             self._said.seek(0)
-            raise RuntimeError(f"a peer ended: {self._said.read()[-400:]}")
+            last = [line.strip() for line in self._said if line.strip()][-1:]
+            raise PeerEnded(f"{self._remote.name} is left out, because it ended: {' '.join(last)}")
         answer = json.loads(line)
         assert isinstance(answer, dict)
         return answer
