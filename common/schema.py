@@ -1,18 +1,18 @@
 """Rollouts and traces as Arrow: how they cross processes and how they are kept.
 
-One value is one row; one call to `encode_*` makes one IPC stream in one buffer. Token ids are large_list<int32>,
-log-probs large_list<float32>, no column is dictionary-encoded. A tool call's arguments are canonical JSON text, because
-their shape differs from tool to tool. Decoding gives back equal values, except that log-probs and weights come back
-rounded to float32 (a value that float32 can hold comes back exactly). The stream's metadata says what it holds and the
-schema's version, so a trace can never be read as a rollout.
+One value is one row; one call to `encode_*` makes one IPC stream in one buffer, and streams may lie one after another
+in one. Token ids are large_list<int32>, log-probs large_list<float32>, no column is dictionary-encoded. A tool call's
+arguments are canonical JSON text, because their shape differs from tool to tool. Decoding gives back equal values,
+except that log-probs and weights come back rounded to float32 (a value that float32 can hold comes back exactly). The
+stream's metadata says what it holds and the schema's version, so a trace can never be read as a rollout.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ import pyarrow as pa
 from common.errors import ContractError
 from common.rows import rollout_of, rollout_row, trace_of, trace_row
 from common.types import MediaRef, Rollout, Trace
+
+Bytes: TypeAlias = bytes | memoryview
 
 SCHEMA_VERSION = 2
 """Raised with every change to the columns of a rollout; a reader of another version refuses the stream."""
@@ -143,6 +145,10 @@ TRACES = _schema(
 )
 """The columns of a trace; its turns have no log-probs."""
 
+_SCHEMAS = {"rollouts": ROLLOUTS, "traces": TRACES}
+_BEGINNINGS = {kind: schema.serialize().to_pybytes() for kind, schema in _SCHEMAS.items()}
+"""With these bytes a stream of the present schema begins; it is then not parsed again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutKeys:
@@ -171,7 +177,7 @@ def encode_rollouts(rollouts: Sequence[Rollout]) -> bytes:
     return _encode([rollout_row(rollout) for rollout in rollouts], ROLLOUTS)
 
 
-def decode_rollouts(data: bytes) -> list[Rollout]:
+def decode_rollouts(data: Bytes) -> list[Rollout]:
     """The rollouts of `encode_rollouts`, checked again. Raises ContractError when `data` holds something else."""
     rollouts = [rollout_of(row) for row in rollout_table(data).to_pylist()]
     for rollout in rollouts:
@@ -192,26 +198,28 @@ def decode_traces(data: bytes, rows: Sequence[int] | None = None) -> list[Trace]
     return [trace_of(row) for row in (table if rows is None else table.take(rows)).to_pylist()]
 
 
-def rollout_table(data: bytes | memoryview) -> pa.Table:
+def rollout_table(data: Bytes) -> pa.Table:
     """The rows as an Arrow table over `data`, nothing copied. Columns: `ROLLOUTS`. Raises ContractError."""
     return _table(data, "rollouts")
 
 
-def merge_rollouts(buffers: Sequence[bytes | memoryview]) -> bytes:
-    """One stream with the rows of all `buffers` in order, as one record batch (so every column is one chunk)."""
-    if len(buffers) == 1:
-        return bytes(buffers[0])
-    table = pa.concat_tables([rollout_table(data) for data in buffers]) if buffers else ROLLOUTS.empty_table()
-    return _write(table.combine_chunks(), ROLLOUTS)
+def merge_rollouts(buffers: Sequence[Bytes]) -> bytes:
+    """One buffer with the streams of all `buffers` one after another, nothing decoded. Whoever reads a stream of
+    rollouts reads any number of them, as the rows of all in order.
+    """
+    return b"".join(buffers) if buffers else _write(ROLLOUTS.empty_table(), ROLLOUTS)
 
 
-def rollout_keys(data: bytes | memoryview) -> list[RolloutKeys]:
+def rollout_keys(data: Bytes) -> list[RolloutKeys]:
     """The keys of every row, without touching a token. Raises ContractError when a column that must not be null is."""
+    return [keys for batch in _streams(data, "rollouts")[1] for keys in _keys(batch)]
+
+
+def _keys(batch: Any) -> list[RolloutKeys]:
     names = ["rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "oldest_version"]
-    table = rollout_table(data)
-    rows = table.select([*names, "stop_reason"]).to_pylist()
-    scores = table["facts"].combine_chunks().field("score").to_pylist() if rows else []
-    media = _media(table)
+    rows = batch.select([*names, "stop_reason"]).to_pylist()
+    scores = batch["facts"].field("score").to_pylist()
+    media = _media(batch)
     keys = []
     for row, score, refs in zip(rows, scores, media, strict=True):
         quarantined = row.pop("stop_reason") == "quarantined"
@@ -291,28 +299,59 @@ def _write(table: Any, schema: Any) -> bytes:
     return cast(bytes, sink.getvalue().to_pybytes())
 
 
-def _table(data: bytes | memoryview, kind: str) -> Any:
+def _table(data: Bytes, kind: str) -> Any:
+    schema, batches = _streams(data, kind)
+    return pa.Table.from_batches(batches, schema)
+
+
+def _streams(data: Bytes, kind: str) -> tuple[Any, list[Any]]:
+    """The schema of the streams that lie one after another in `data`, and their record batches, views of it."""
+    source = pa.BufferReader(data)
+    known = _BEGINNINGS[kind]
+    schema, batches = None, list[Any]()
     try:
-        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            metadata = reader.schema.metadata or {}
-            held = metadata.get(b"pixelis.kind", b"nothing known").decode()
-            version = metadata.get(b"pixelis.schema", b"0").decode()
-            if held != kind:
-                raise ContractError(f"expected a stream of {kind}, got one of {held}")
-            if version not in _READABLE[kind]:
-                known = " and ".join(sorted(_READABLE[kind]))
-                raise ContractError(f"a stream of schema {version}; this program reads schema {known}")
-            return reader.read_all()
+        while schema is None or source.tell() < len(data):
+            start = source.tell()
+            if bytes(data[start : start + len(known)]) == known:
+                source.seek(start + len(known))
+                schema = _SCHEMAS[kind]
+                batches += _batches(source, schema)
+                continue
+            with pa.ipc.open_stream(source) as reader:
+                _check_schema(reader.schema, kind)
+                schema = reader.schema
+                batches += reader
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise ContractError(f"not an Arrow stream of {kind}: {error}") from error
+    return schema, batches
 
 
-def _media(table: Any) -> list[tuple[MediaRef, ...]]:
+def _batches(source: Any, schema: Any) -> Iterator[Any]:
+    """Up to the end of the stream."""
+    while True:
+        try:
+            message = pa.ipc.read_message(source)
+        except EOFError:
+            return
+        yield pa.ipc.read_record_batch(message, schema)
+
+
+def _check_schema(schema: Any, kind: str) -> None:
+    metadata = schema.metadata or {}
+    held = metadata.get(b"pixelis.kind", b"nothing known").decode()
+    version = metadata.get(b"pixelis.schema", b"0").decode()
+    if held != kind:
+        raise ContractError(f"expected a stream of {kind}, got one of {held}")
+    if version not in _READABLE[kind]:
+        known = " and ".join(sorted(_READABLE[kind]))
+        raise ContractError(f"a stream of schema {version}; this program reads schema {known}")
+
+
+def _media(batch: Any) -> list[tuple[MediaRef, ...]]:
     """Every reference of each row, in order of first mention."""
     found: list[tuple[MediaRef, ...]] = []
-    turns = table["turns"].combine_chunks() if table.num_rows else []
-    calls = table["calls"].combine_chunks() if table.num_rows else []
-    for i, query in enumerate(table["query"].to_pylist()):
+    turns, calls = batch["turns"], batch["calls"]
+    for i, query in enumerate(batch["query"].to_pylist()):
         rows = list(query["images"])
         rows += query["clip"]["frames"] if query["clip"] else []
         for images in turns[i].values.field("images").to_pylist():

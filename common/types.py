@@ -358,7 +358,8 @@ class Draw:
     """One batch of whole groups for learner step `step`.
 
     watermark: the log's last sequence number when it was decided. rollout_ids: in the order of the rows of `rollouts`,
-    which is one Arrow IPC stream (common/schema). consensus: one a group, in their order; empty where nobody voted.
+    which are Arrow IPC streams one after another (common/schema). consensus: one a group, in their order; empty where
+    nobody voted.
     """
 
     step: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import xxhash
 
@@ -41,8 +41,9 @@ comes after still links and nobody can drop a record unseen.
 _SEGMENT_MAGIC = b"PXLSLOG\n"
 _FRAME_MAGIC = b"PXFR"
 _SEGMENT = struct.Struct("<8sIIQQQQQQ")
-_FRAME = struct.Struct("<4sH2xQQQ16sQQ")
+_FRAME = struct.Struct("<4sHHQQQ16sQQ")
 assert _SEGMENT.size == _FRAME.size == ALIGN
+_ZEROS = bytes(ALIGN)
 
 Bytes: TypeAlias = bytes | memoryview
 
@@ -82,11 +83,11 @@ class SegmentHeader:
         return cls(index=index, epoch=epoch, first_sequence=first, chain=chain, created_ns=created_ns, version=version)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameHeader:
+class FrameHeader(NamedTuple):
     """kind: what the body is (replay/records). num_durable: records below this number are on the disk for certain.
 
-    chain: xxh3-64 over the chain before and this header's first 48 bytes.
+    chain: xxh3-64 over the chain before and this header's first 48 bytes. A tuple, because a walk makes one for every
+    frame and a dataclass takes four times as long.
     """
 
     kind: int
@@ -105,7 +106,7 @@ class FrameHeader:
 def pack_frame(kind: int, sequence: int, num_durable: int, body: Bytes, chain: int) -> tuple[bytes, bytes, int]:
     """(header, padding, new chain) of a frame around `body`."""
     digest = xxhash.xxh3_128_digest(body)
-    head = _FRAME.pack(_FRAME_MAGIC, kind, sequence, num_durable, len(body), digest, 0, 0)[:48]
+    head = _FRAME.pack(_FRAME_MAGIC, kind, 0, sequence, num_durable, len(body), digest, 0, 0)[:48]
     chain = next_chain(chain, head)
     head += chain.to_bytes(8, "little")
     return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little"), bytes(-len(body) % ALIGN), chain
@@ -117,9 +118,8 @@ def pack_stand_in(kind: int, body: Bytes, original: Bytes) -> bytes:
     assert header is not None and kind in STAND_INS
     whole = bytes(body) + bytes(original)
     digest = xxhash.xxh3_128_digest(whole)
-    head = _FRAME.pack(_FRAME_MAGIC, kind, header.sequence, header.num_durable, len(whole), digest, header.chain, 0)[
-        :-8
-    ]
+    fields = (header.sequence, header.num_durable, len(whole), digest, header.chain)
+    head = _FRAME.pack(_FRAME_MAGIC, kind, 0, *fields, 0)[:-8]
     return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little") + whole + bytes(-len(whole) % ALIGN)
 
 
@@ -131,6 +131,8 @@ def original_of(data: Bytes, offset: int, header: FrameHeader) -> Bytes:
 
 def links(chain: int, data: Bytes, offset: int, header: FrameHeader) -> bool:
     """Whether the frame at `offset` follows one with this chain."""
+    if header.kind not in STAND_INS:
+        return header.chain == next_chain(chain, data[offset : offset + 48])
     original = original_of(data, offset, header)
     held = unpack_frame(original, 0)
     same = held is not None and (held.sequence, held.chain) == (header.sequence, header.chain)
@@ -138,27 +140,25 @@ def links(chain: int, data: Bytes, offset: int, header: FrameHeader) -> bool:
 
 
 def next_chain(chain: int, head: Bytes) -> int:
-    return xxhash.xxh3_64_intdigest(chain.to_bytes(8, "little") + bytes(head[:48]))
+    return xxhash.xxh3_64_intdigest(chain.to_bytes(8, "little") + head[:48])
 
 
 def unpack_frame(data: Bytes, offset: int) -> FrameHeader | None:
     """The frame header at `offset`, or None when those bytes are none (too few, or not matching their hash)."""
-    raw = data[offset : offset + ALIGN]
-    if len(raw) < ALIGN or raw[:4] != _FRAME_MAGIC or raw[6:8] != b"\0\0":
+    if offset + ALIGN > len(data):
         return None
-    _, kind, sequence, num_durable, length, body_hash, chain, digest = _FRAME.unpack(raw)
-    if digest != xxhash.xxh3_64_intdigest(raw[: ALIGN - 8]):
+    magic, kind, zero, sequence, num_durable, length, body_hash, chain, digest = _FRAME.unpack_from(data, offset)
+    if magic != _FRAME_MAGIC or zero or digest != xxhash.xxh3_64_intdigest(data[offset : offset + ALIGN - 8]):
         return None
-    return FrameHeader(
-        kind=kind, sequence=sequence, num_durable=num_durable, length=length, body_hash=body_hash, chain=chain
-    )
+    return FrameHeader(kind, sequence, num_durable, length, body_hash, chain)
 
 
 def body_of(data: Bytes, offset: int, header: FrameHeader) -> Bytes | None:
     """The body of the frame at `offset`, or None when it or its padding does not match."""
-    whole = data[offset + ALIGN : offset + header.size]
-    body, padding = whole[: header.length], whole[header.length :]
-    if len(whole) < header.size - ALIGN or any(padding) or xxhash.xxh3_128_digest(body) != header.body_hash:
+    start, stop = offset + ALIGN, offset + header.size
+    body = data[start : start + header.length]
+    padding = data[start + header.length : stop]
+    if stop > len(data) or padding != _ZEROS[: len(padding)] or xxhash.xxh3_128_digest(body) != header.body_hash:
         return None
     return body
 
@@ -198,6 +198,9 @@ def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
     """Walk a whole segment, checking every byte. `chain` is None when the segment's header is damaged."""
     found, offset, known = Scan(next_sequence=first_sequence, chain=chain or 0), ALIGN, chain is not None
     while offset < len(data):
+        offset = _take_whole(data, offset, found) if known else offset
+        if offset == len(data):
+            break
         header = unpack_frame(data, offset)
         if header is None or header.sequence < found.next_sequence or found.sealed:
             stop = _next_frame(data, offset + ALIGN, found)
@@ -217,6 +220,38 @@ def scan(data: Bytes, *, first_sequence: int, chain: int | None) -> Scan:
         _note(found, offset, stop, header.sequence + len(kinds), kinds)
         known, offset = False, stop
     return found
+
+
+def _take_whole(data: Bytes, offset: int, found: Scan) -> int:
+    """Take records from `offset` on as long as each is whole, links, and has the next number. Returns where that ends.
+
+    The same checks as in `scan`, which looks again at whatever ends it, but several times as fast.
+    """
+    unpack, short_hash, long_hash = _FRAME.unpack_from, xxhash.xxh3_64_intdigest, xxhash.xxh3_128_digest
+    frames, expected, before, size = found.frames, found.next_sequence, found.chain, len(data)
+    start = offset
+    while offset + ALIGN <= size and not found.sealed:
+        magic, kind, zero, sequence, num_durable, length, body_hash, chain, digest = unpack(data, offset)
+        head = data[offset : offset + ALIGN - 8]
+        stop = offset + ALIGN + length
+        end = stop + -length % ALIGN
+        if (
+            (magic, sequence, zero) != (_FRAME_MAGIC, expected, 0)
+            or kind in MARKS
+            or kind in STAND_INS
+            or end > size
+            or digest != short_hash(head)
+            or chain != short_hash(before.to_bytes(8, "little") + head[:48])
+            or long_hash(data[offset + ALIGN : stop]) != body_hash
+            or data[stop:end] != _ZEROS[: end - stop]
+        ):
+            break
+        frames.append((offset, FrameHeader(kind, sequence, num_durable, length, body_hash, chain)))
+        found.num_durable = max(found.num_durable, num_durable)
+        start, offset, before, expected = offset, end, chain, expected + 1
+    if expected > found.next_sequence:
+        found.last_frame, found.chain, found.next_sequence = start, before, expected
+    return offset
 
 
 def _take(found: Scan, offset: int, header: FrameHeader) -> None:

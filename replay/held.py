@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from array import array
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,11 @@ from replay.footer import offset_at
 from replay.frames import STAND_INS, TOMBSTONE, body_of, unpack_frame
 from replay.segments import Frame, Segment, frames_at, frames_of, map_file, offsets_of
 from replay.tombstones import rewritten
+
+NUM_MAPS = 16
+"""Files whose maps are kept, by first record: with the segment that was mapped, or of the open one the number of
+entries whose records lie in the map.
+"""
 
 
 class Held:
@@ -35,6 +41,7 @@ class Held:
         self._lock = threading.Lock()
         self._open: tuple[int, Path, array[int]] = (0, folder, array("Q"))
         self._walked: tuple[Segment | None, Sequence[int]] = (None, ())
+        self._maps = OrderedDict[int, tuple[Segment | int | None, memoryview]]()
 
     def opened(self, first_sequence: int, path: Path, entries: array[int]) -> None:
         """A new segment is written. entries: the writer adds (byte, chain) of every record that it has written."""
@@ -50,8 +57,7 @@ class Held:
 
     def mapped(self, sequences: Iterable[int]) -> list[Frame]:
         """See Log.mapped."""
-        maps = dict[int, tuple[Segment | None, memoryview]]()
-        return [self._frame(sequence, maps) for sequence in sequences]
+        return [self._frame(sequence) for sequence in sequences]
 
     def frames(self, first_sequence: int, kinds: frozenset[int]) -> Iterator[Frame]:
         """See Log.frames."""
@@ -84,8 +90,8 @@ class Held:
         disk.sync_folder(self.folder)
         return segment.num_bytes - changed.num_bytes
 
-    def _frame(self, sequence: int, maps: dict[int, tuple[Segment | None, memoryview]]) -> Frame:
-        data, offset = self._place(sequence, maps)
+    def _frame(self, sequence: int) -> Frame:
+        data, offset = self._place(sequence)
         if not offset:
             raise LogDamaged(f"{self.folder}: record {sequence} is lost")
         header = unpack_frame(data, offset)
@@ -97,30 +103,39 @@ class Held:
             raise LogDamaged(f"{self.folder}: record {sequence} was {how}")
         return Frame(kind=header.kind, sequence=sequence, body=body)
 
-    def _place(self, sequence: int, maps: dict[int, tuple[Segment | None, memoryview]]) -> tuple[memoryview, int]:
-        """A map of the file, and the byte of a record; byte 0 when it is lost. maps: by a file's first record, with the
-        segment that it was; None for the open one.
-        """
+    def _place(self, sequence: int) -> tuple[memoryview, int]:
+        """A map of the file, and the byte of a record; byte 0 when it is lost."""
         with self._lock:
             first, path, entries = self._open
             if sequence >= first:
                 place = 2 * (sequence - first)
-                if first not in maps:
-                    maps[first] = (None, map_file(path))
-                return maps[first][1], entries[place] if place < len(entries) else 0
+                if place >= len(entries):
+                    return memoryview(b""), 0
+                known, data = self._maps.get(first, (None, memoryview(b"")))
+                if not isinstance(known, int) or place >= known:
+                    data = self._mapped(first, len(entries), path)
+                return data, entries[place]
             number = bisect_right(self.segments, sequence, key=lambda s: s.first_sequence) - 1
             segment = self.segments[max(number, 0)]
             if not segment.first_sequence <= sequence < segment.stop_sequence:
                 return memoryview(b""), 0
-            held, data = maps.get(segment.first_sequence, (None, memoryview(b"")))
-            if held is None:
-                held, data = segment, map_file(self.folder / segment.name)
-                maps[segment.first_sequence] = (held, data)
+            known, data = self._maps.get(segment.first_sequence, (None, memoryview(b"")))
+            if known is not segment:
+                data = self._mapped(segment.first_sequence, segment, self.folder / segment.name)
         place = sequence - segment.first_sequence
-        if held.footer:
-            return data, offset_at(data, held.footer, place)
+        if segment.footer:
+            return data, offset_at(data, segment.footer, place)
         walked, offsets = self._walked
-        if walked != held:
-            offsets = offsets_of(data, held)
-            self._walked = (held, offsets)
+        if walked is not segment:
+            offsets = offsets_of(data, segment)
+            self._walked = (segment, offsets)
         return data, offsets[place]
+
+    def _mapped(self, first_sequence: int, known: Segment | int, path: Path) -> memoryview:
+        """A map to keep for the next reading: faults for its pages are then not taken again."""
+        data = map_file(path)
+        self._maps[first_sequence] = (known, data)
+        self._maps.move_to_end(first_sequence)
+        if len(self._maps) > NUM_MAPS:
+            self._maps.popitem(last=False)
+        return data

@@ -6,12 +6,13 @@ Nothing here changes anything; the buffer turns the answers into records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from common.errors import ConfigError, ContractError
 from common.schema import RolloutKeys, decode_rollouts, rollout_keys
 from replay.config import Drawing
 from replay.limiter import check_group_size
-from replay.records import Begin, Drawn, Expire
+from replay.records import Begin, Drawn
 from replay.selectors import selector_of
 from replay.state import Group, State
 
@@ -36,8 +37,9 @@ def drawing_of(phase: Begin, configured: Drawing) -> Drawing:
 def choice(state: State, step: int, *, drawing: Drawing) -> list[Group] | None:
     """The groups that the draw for `step` takes of those that are here, or None while there are not enough."""
     assert state.phase is not None
-    groups, drawing = tuple(state.groups.values()), drawing_of(state.phase, drawing)
-    if sum(ready(state, group) for group in groups) < drawing.min_groups:
+    groups, drawing = state.groups.values(), drawing_of(state.phase, drawing)
+    here = islice((group for group in groups if ready(state, group)), drawing.min_groups)
+    if sum(1 for _ in here) < drawing.min_groups:
         return None
     return selector_of(drawing, state.phase.phase).select(
         groups, lambda group: ready(state, group), count=state.phase.groups_per_step, step=step
@@ -64,18 +66,6 @@ def why_spend(state: State, group: Group, *, drop_zero_variance: bool) -> str:
         return "abstained" if group.consensus is not None and group.consensus.answer is None else ""
     same = len({member.score for member in usable}) == 1
     return "zero_variance" if drop_zero_variance and same else ""
-
-
-def too_old(state: State, step: int) -> list[Expire]:
-    """The ready groups that are older than the bound at learner step `step`."""
-    assert state.phase is not None
-    found = []
-    for group in state.groups.values():
-        if ready(state, group):
-            lag = state.lag(group, step)
-            if lag is None or lag > state.phase.max_policy_lag:
-                found.append(Expire(group_id=group.group_id, step=step, lag=lag))
-    return found
 
 
 def draw_of(state: State, groups: Sequence[Group], step: int, *, watermark: int) -> Drawn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +25,7 @@ MIN_PRIORITY = 0.01
 
 class Selector(Protocol):
     def select(
-        self, groups: Sequence[Group], ready: Callable[[Group], bool], *, count: int, step: int
+        self, groups: Iterable[Group], ready: Callable[[Group], bool], *, count: int, step: int
     ) -> list[Group] | None:
         """`count` groups, or None while there are not enough."""
 
@@ -41,7 +41,7 @@ class Fifo:
     in_order: bool = False
 
     def select(
-        self, groups: Sequence[Group], ready: Callable[[Group], bool], *, count: int, step: int = 0
+        self, groups: Iterable[Group], ready: Callable[[Group], bool], *, count: int, step: int = 0
     ) -> list[Group] | None:
         taken: list[Group] = []
         for group in groups:
@@ -63,7 +63,7 @@ class Uniform:
     window: int = 0
 
     def select(
-        self, groups: Sequence[Group], ready: Callable[[Group], bool], *, count: int, step: int
+        self, groups: Iterable[Group], ready: Callable[[Group], bool], *, count: int, step: int
     ) -> list[Group] | None:
         pool = [group for group in groups if ready(group)][-self.window :]
         if len(pool) < count:
@@ -84,7 +84,7 @@ class Prioritised:
     exponent: float
 
     def select(
-        self, groups: Sequence[Group], ready: Callable[[Group], bool], *, count: int, step: int
+        self, groups: Iterable[Group], ready: Callable[[Group], bool], *, count: int, step: int
     ) -> list[Group] | None:
         pool = [group for group in groups if ready(group)]
         if len(pool) < count:
@@ -105,7 +105,7 @@ class Mixture:
     fresh: float
 
     def select(
-        self, groups: Sequence[Group], ready: Callable[[Group], bool], *, count: int, step: int
+        self, groups: Iterable[Group], ready: Callable[[Group], bool], *, count: int, step: int
     ) -> list[Group] | None:
         pool = [group for group in groups if ready(group)]
         new, old = [group for group in pool if not group.draws], [group for group in pool if group.draws]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from cluster.benchmarks.harness import Figure, Outcome, compared, interleaved, measure, single, spread
+from cluster.benchmarks.harness import Figure, Outcome, compared, in_turn, interleaved, measure, single, spread
 from cluster.config import load
 from cluster.progress import Silent
 from common.errors import UserError
@@ -56,6 +56,7 @@ def test_no_promise_always_holds_and_no_number_never_does() -> None:
         "peer_value": None,
         "ratio": None,
         "spread": 0.0,
+        "noise": None,
         "target": 1.0,
         "better": "lower",
         "holds": False,
@@ -65,6 +66,19 @@ def test_no_promise_always_holds_and_no_number_never_does() -> None:
 def test_the_spread_is_the_middle_half_relative_to_the_median() -> None:
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((4 - 2) / 3)
     assert spread([7.0]) == 0.0
+
+
+async def test_the_peer_is_held_against_itself_in_every_round() -> None:
+    values = iter([0.0, 0.0, 9.0, 10.0, 8.0, 20.0, 25.0, 18.0])  # a warm-up, then two rounds: peers 10, 8 and 20, 25
+
+    async def next_value() -> float:
+        return next(values)
+
+    ours, peer, again = await in_turn(next_value, next_value, rounds=2)
+    assert (ours, peer, again) == ([9.0, 18.0], [10.0, 20.0], [8.0, 25.0])
+    figure = compared("f", ours, peer, unit="s", against="itself", again=again)
+    assert figure.noise == pytest.approx(0.8 + 0.75 * (1.25 - 0.8) - 1)
+    assert compared("f", [1.0], [1.0], unit="s", against="itself").noise is None
 
 
 def test_an_unknown_suite_is_refused() -> None:

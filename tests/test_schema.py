@@ -218,11 +218,13 @@ def test_the_learner_reads_token_ids_without_a_copy() -> None:
     assert start <= ids.__array_interface__["data"][0] < start + len(data)
 
 
-def test_merging_keeps_rows_in_order_in_one_chunk() -> None:
+def test_merging_keeps_rows_in_order() -> None:
     group = a_group(0, scores=(1.0, 0.0, 0.5))
     merged = merge_rollouts([encode_rollouts([rollout]) for rollout in group])
     assert decode_rollouts(merged) == group
-    assert rollout_table(merged)["turns"].num_chunks == 1
+    assert [keys.rollout_id for keys in rollout_keys(merged)] == [rollout.rollout_id for rollout in group]
+    with pytest.raises(ContractError, match="not an Arrow stream"):
+        decode_rollouts(merged + b"rest")
     assert decode_rollouts(merge_rollouts([])) == []
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NOT_SUITES = (
     *("faults", "harness", "hostile", "hota", "machine", "models", "recorded", "soak"),
     *("perception", "perception_reading", "perception_segments"),
+    *("replay_draws", "replay_log", "replay_peer", "replay_peers", "replay_rows"),
 )
 
 
@@ -37,8 +38,9 @@ class Figure:
     """One measured figure.
 
     value, peer_value: medians in `unit`. ratio: median over rounds of value / peer_value. spread: width of the middle
-    half, relative to the median, of the ratios where there is a peer, else of the values. target: what the ratio (with
-    a peer) or the value (without) must reach; None makes no promise. better: which way is good.
+    half, relative to the median, of the ratios where there is a peer, else of the values. noise: how far from 1 the
+    middle half of the peer's ratios to itself reaches, measured the same way; None where it was not. target: what the
+    ratio (with a peer) or the value (without) must reach; None makes no promise. better: which way is good.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Figure:
     peer_value: float | None = None
     ratio: float | None = None
     spread: float = 0.0
+    noise: float | None = None
     target: float | None = None
     better: Literal["higher", "lower"] = "higher"
 
@@ -85,7 +88,7 @@ class Outcome:
 
         table = Table(header_style="bold")
         for number, column in enumerate(
-            ("figure", "value", "unit", "peer", "peer's value", "ratio", "spread", "target", "")
+            ("figure", "value", "unit", "peer", "peer's value", "ratio", "spread", "noise", "target", "")
         ):
             table.add_column(column, justify="left" if number in (0, 2, 3) else "right")
         for figure in self.figures:
@@ -98,6 +101,7 @@ class Outcome:
                 _text(figure.peer_value),
                 _text(figure.ratio),
                 f"{100 * figure.spread:.0f} %",
+                "–" if figure.noise is None else f"±{100 * figure.noise:.0f} %",
                 "–" if figure.target is None else f"{sign} {figure.target:g}",
                 "" if figure.target is None else ("[green]holds[/]" if figure.holds else "[bold red]does not hold[/]"),
             )
@@ -149,6 +153,21 @@ async def interleaved(
     return mine, theirs
 
 
+async def in_turn(
+    ours: Callable[[], Awaitable[float]], peer: Callable[[], Awaitable[float]], *, rounds: int, warmups: int = 1
+) -> tuple[list[float], list[float], list[float]]:
+    """As `interleaved`, and the peer once more in every round, so that it can be compared with itself."""
+    for _ in range(warmups):
+        await ours()
+        await peer()
+    mine, theirs, again = list[float](), list[float](), list[float]()
+    for number in range(rounds):
+        order = ((ours, mine), (peer, theirs), (peer, again))
+        for subject, values in (order, (order[1], order[2], order[0]), (order[2], order[0], order[1]))[number % 3]:
+            values.append(await subject())
+    return mine, theirs, again
+
+
 def compared(
     name: str,
     ours: Sequence[float],
@@ -158,8 +177,9 @@ def compared(
     against: str,
     target: float | None = None,
     better: Literal["higher", "lower"] = "higher",
+    again: Sequence[float] = (),
 ) -> Figure:
-    """A figure against a peer from interleaved rounds."""
+    """A figure against a peer from interleaved rounds. again: the peer's second value in each, where there is one."""
     ratios = [mine / theirs for mine, theirs in zip(ours, peer, strict=True)]
     return Figure(
         name=name,
@@ -169,6 +189,7 @@ def compared(
         peer_value=statistics.median(peer),
         ratio=statistics.median(ratios),
         spread=spread(ratios),
+        noise=_noise([one / other for one, other in zip(peer, again, strict=True)]) if again else None,
         target=target,
         better=better,
     )
@@ -194,6 +215,14 @@ def spread(values: Sequence[float]) -> float:
         return 0.0
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")
     return (third - first) / abs(median) if median else 0.0
+
+
+def _noise(ratios: Sequence[float]) -> float:
+    """The larger distance of a quartile from 1; of one ratio, its own."""
+    if len(ratios) < 2:
+        return abs(ratios[0] - 1)
+    first, _, third = statistics.quantiles(ratios, n=4, method="inclusive")
+    return max(abs(first - 1), abs(third - 1))
 
 
 def _text(value: float | None) -> str:

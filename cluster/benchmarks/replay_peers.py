@@ -1,0 +1,355 @@
+"""Rollouts through this replay and through others', side by side: every row is put and got back once.
+
+Rows come IN_FLIGHT at a time, singly, as rollouts end. With pictures, a row is a rollout with the view that its
+siblings share and a crop of its own; others are handed arrays, and keep a copy a row. What each survives is said beside
+its name. Peers with packages of their own run in the environments that `scripts/setup peers` makes, each as one process
+that is told when to do a round (cluster/benchmarks/replay_peer.py); one without an environment is left out, with a
+line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cluster.benchmarks.harness import Figure, compared, interleaved
+from cluster.benchmarks.replay_rows import PHASE, SIBLINGS, Rows, group_name, pixels_of_group
+from common.media import FolderMediaStore, pixels_of, put_view
+from common.types import MediaRef
+from replay.buffer import ReplayBuffer
+from replay.config import ReplayConfig
+from replay.opening import open_replay
+
+IN_FLIGHT = 32
+"""Rollouts that end at about the same time, and rows of a batch that is got back."""
+GROUPS = IN_FLIGHT // SIBLINGS
+PIXELS_VS_TRANSFERQUEUE = 10.0
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSizes:
+    """Groups in a round of rows without pictures and in one with."""
+
+    plain_groups: int = 32
+    pixel_groups: int = 8
+
+
+class Peer(Protocol):
+    """Somebody else's replay."""
+
+    name: str
+
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
+        """Put every row and get it back. Returns the seconds it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A peer of packages of its own. environment: a folder of this checkout. survives: what a row survives there."""
+
+    name: str
+    environment: str
+    survives: str
+
+
+REMOTES = (
+    Remote(name="TransferQueue", environment=".venv-peers", survives="in memory"),
+    Remote(name="torchrl", environment=".venv-peers", survives="memory-mapped files, never synced"),
+    Remote(name="cpprb", environment=".venv-peers", survives="in memory"),
+    Remote(name="dm-reverb", environment=".venv-reverb", survives="in memory"),
+)
+
+
+async def measure_peers(
+    folder: Path, rows: Rows, sizes: PeerSizes, rounds: int, remotes: Sequence[Remote] = REMOTES
+) -> list[Figure]:
+    """rows_vs_… and pixels_vs_…, in rows a second of wall time."""
+    folder.mkdir()
+    figures = []
+    with tempfile.TemporaryDirectory(prefix="pixelis-bench-", dir=_shared_memory()) as live:
+        arrays = _arrays(rows, sizes)
+        for name, values in arrays.items():
+            np.save(Path(live) / f"{name}.npy", values)
+        ours = await _Ours.opened(folder / "ours", Path(live) / "media", rows)
+        try:
+            for peer in _peers(folder, Path(live), remotes):
+                try:
+                    with peer as opened:
+                        figures += await _beside(ours, opened, arrays, sizes, rounds)
+                except PeerEnded as error:
+                    print(f"bench replay: {error}", file=sys.stderr)
+        finally:
+            await ours.close()
+    return figures
+
+
+async def _beside(
+    ours: _Ours, peer: Peer, arrays: dict[str, NDArray[np.uint8]], sizes: PeerSizes, rounds: int
+) -> list[Figure]:
+    figures = []
+    for kind, groups in (("rows", sizes.plain_groups), ("pixels", sizes.pixel_groups)):
+        wanted = _rows_of(arrays, groups, pixels=kind == "pixels")
+        num_rows = len(wanted)
+
+        async def theirs(wanted: list[dict[str, NDArray[np.uint8]]] = wanted) -> float:
+            return len(wanted) / await asyncio.to_thread(peer.round, wanted)
+
+        async def mine(groups: int = groups, num_rows: int = num_rows, pixels: bool = kind == "pixels") -> float:
+            return num_rows / await ours.round(groups, pixels=pixels)
+
+        short = peer.name.split()[0].replace("dm-", "").replace("-", "_").lower()
+        target = PIXELS_VS_TRANSFERQUEUE if (kind, short) == ("pixels", "transferqueue") else None
+        measured = await interleaved(mine, theirs, rounds=rounds)
+        size = sum(value.nbytes for value in wanted[0].values()) / 1e6
+        figures.append(
+            compared(f"{kind}_vs_{short}", *measured, unit=f"rows/s of {size:.3g} MB", against=peer.name, target=target)
+        )
+    return figures
+
+
+def _arrays(rows: Rows, sizes: PeerSizes) -> dict[str, NDArray[np.uint8]]:
+    """What every peer puts: rollouts (rows, bytes), views (groups, side, side, 3), crops (rows, side, side, 3)."""
+    random = np.random.default_rng(0)
+    pictures = [pixels_of_group(random) for _ in range(sizes.pixel_groups)]
+    bodies = [np.frombuffer(body, np.uint8) for body in rows.bodies(0, SIBLINGS * sizes.plain_groups)]
+    return {
+        "rollouts": np.stack(bodies),
+        "views": np.stack([view for view, _ in pictures]),
+        "crops": np.concatenate([crops for _, crops in pictures]),
+    }
+
+
+def _rows_of(arrays: dict[str, NDArray[np.uint8]], groups: int, *, pixels: bool) -> list[dict[str, NDArray[np.uint8]]]:
+    rows = [{"rollout": arrays["rollouts"][i]} for i in range(groups * SIBLINGS)]
+    for i, row in enumerate(rows if pixels else ()):
+        row |= {"view": arrays["views"][i // SIBLINGS], "crop": arrays["crops"][i]}
+    return rows
+
+
+class _Ours:
+    """A replay with a durability of "group". A picture is new in every round, so that none is kept already."""
+
+    def __init__(self, buffer: ReplayBuffer, live: FolderMediaStore, rows: Rows) -> None:
+        self._buffer, self._live, self._rows, self._shown = buffer, live, rows, Rows(pictures=True)
+        self._group = self._step = 0
+        self._random = np.random.default_rng(1)
+
+    @classmethod
+    async def opened(cls, folder: Path, live: Path, rows: Rows) -> _Ours:
+        buffer = open_replay(ReplayConfig(folder=folder, live_media=live))
+        await buffer.begin(PHASE, groups_per_step=GROUPS, max_policy_lag=1 << 20, votes=False)
+        return cls(buffer, FolderMediaStore(live), rows)
+
+    async def round(self, groups: int, *, pixels: bool) -> float:
+        """Seconds to put the rollouts of so many groups, and to draw all of them with their pictures mapped."""
+        pictures = [pixels_of_group(self._random) if pixels else None for _ in range(groups)]
+        shown: list[MediaRef] = []
+        first, self._group = self._group, self._group + groups
+        began = time.perf_counter()
+        for start in range(0, groups, GROUPS):
+            flight = range(start, min(start + GROUPS, groups))
+            refs = await asyncio.gather(*(self._acted(first + i, pictures[i]) for i in flight))
+            shown += itertools.chain(*refs)
+        for _ in range(groups // GROUPS):
+            draw = await self._buffer.sample(self._step)
+            assert len(draw.rollout_ids) == IN_FLIGHT
+            self._step += 1
+        for ref in shown:
+            assert pixels_of(self._live, ref).shape == (ref.height, ref.width, 3)
+        seconds = time.perf_counter() - began
+        self._live.trim(0)
+        return seconds
+
+    async def close(self) -> None:
+        await self._buffer.close()
+
+    async def _acted(self, group: int, pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None) -> list[MediaRef]:
+        """Send the siblings' rollouts, each as it ends. Returns what they show."""
+        await self._buffer.admit(group_name(group))
+        numbers = range(group * SIBLINGS, (group + 1) * SIBLINGS)
+        if pictures is None:
+            await asyncio.gather(*(self._buffer.add(self._rows.body(number)) for number in numbers))
+            return []
+        view = await asyncio.to_thread(put_view, self._live, pictures[0])
+        crops = await asyncio.gather(
+            *(self._zoomed(number, view, crop) for number, crop in zip(numbers, pictures[1], strict=True))
+        )
+        return [ref for crop in crops for ref in (view, crop)]
+
+    async def _zoomed(self, number: int, view: MediaRef, pixels: NDArray[np.uint8]) -> MediaRef:
+        crop = await asyncio.to_thread(put_view, self._live, pixels)
+        await self._buffer.add(self._shown.body(number, (view, crop)))
+        return crop
+
+
+class ArrowFile:
+    """A raw Arrow IPC file, a batch a row, read back through a memory map."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"Arrow-file {pa.__version__} (page cache, never synced)"
+        self._path = folder / "rows.arrow"
+
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
+        schema = pa.schema([(name, pa.large_binary()) for name in rows[0]])
+        began = time.perf_counter()
+        with pa.OSFile(str(self._path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for row in rows:
+                writer.write_batch(pa.record_batch([_binary(value) for value in row.values()], schema=schema))
+        with pa.memory_map(str(self._path)) as file, pa.ipc.open_file(file) as reader:
+            came = sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
+        assert came == len(rows)
+        return time.perf_counter() - began
+
+
+def _binary(value: NDArray[np.uint8]) -> pa.Array:
+    """One value of bytes, nothing copied."""
+    offsets = pa.py_buffer(np.array([0, value.nbytes], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(value)])
+
+
+class Sqlite:
+    """A table with a write-ahead log and full syncing; what is in flight shares a transaction, and so does a draw."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"SQLite {sqlite3.sqlite_version} (WAL, synced)"
+        self._path = folder / "rows.sqlite"
+
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as base:
+            base.execute("PRAGMA journal_mode=WAL")
+            base.execute("PRAGMA synchronous=FULL")
+            columns = ", ".join(f"{name} BLOB" for name in rows[0])
+            base.execute(f"CREATE TABLE rows (id INTEGER PRIMARY KEY, drawn INTEGER DEFAULT 0, {columns})")
+            began = time.perf_counter()
+            self._put(base, rows)
+            came = self._drawn(base, rows)
+            seconds = time.perf_counter() - began
+            base.execute("DROP TABLE rows")
+        assert came == len(rows)
+        return seconds
+
+    def _put(self, base: sqlite3.Connection, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> None:
+        names, marks = ", ".join(rows[0]), ", ".join("?" for _ in rows[0])
+        for start in range(0, len(rows), IN_FLIGHT):
+            base.execute("BEGIN")
+            base.executemany(
+                f"INSERT INTO rows ({names}) VALUES ({marks})",
+                ([value.data for value in row.values()] for row in rows[start : start + IN_FLIGHT]),
+            )
+            base.execute("COMMIT")
+
+    def _drawn(self, base: sqlite3.Connection, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> int:
+        names, came = ", ".join(rows[0]), 0
+        for _ in range(0, len(rows), IN_FLIGHT):
+            base.execute("BEGIN")
+            found = base.execute(
+                f"SELECT id, {names} FROM rows WHERE NOT drawn ORDER BY id LIMIT {IN_FLIGHT}"
+            ).fetchall()
+            base.executemany("UPDATE rows SET drawn = 1 WHERE id = ?", ([row[0]] for row in found))
+            base.execute("COMMIT")
+            came += len(found)
+        return came
+
+
+class PeerEnded(Exception):
+    """A peer's process ended by itself; the message has the last line of what it said."""
+
+
+class _Child:
+    """A peer in a process of its own. Raises PeerEnded when that is so."""
+
+    def __init__(self, remote: Remote, process: subprocess.Popen[str], said: IO[str]) -> None:
+        self._remote, self._process, self._said = remote, process, said
+        self.name = f"{self._answer()['ready']} ({remote.survives})"
+
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
+        assert self._process.stdin is not None
+        order = {"rows": len(rows), "pixels": "view" in rows[0], "batch": IN_FLIGHT}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        assert answer["rows"] == len(rows)
+        return float(answer["seconds"])
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._said.seek(0)
+            last = [line.strip() for line in self._said if line.strip()][-1:]
+            raise PeerEnded(f"{self._remote.name} is left out, because it ended: {' '.join(last)}")
+        answer = json.loads(line)
+        assert isinstance(answer, dict)
+        return answer
+
+
+@contextmanager
+def _child(remote: Remote, folder: Path, arrays: Path) -> Iterator[Peer]:
+    scratch = folder / remote.name
+    scratch.mkdir()
+    command = [str(ROOT / remote.environment / "bin" / "python"), str(Path(__file__).with_name("replay_peer.py"))]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RAY_"))}
+    with ExitStack() as stack:
+        said = stack.enter_context((folder / f"{remote.name}.said").open("w+"))
+        process = subprocess.Popen(
+            [*command, remote.name, str(arrays), str(scratch)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env=kept,
+            start_new_session=True,
+        )
+        stack.callback(_ended, process)
+        yield _Child(remote, process, said)
+    shutil.rmtree(scratch)
+
+
+def _ended(process: subprocess.Popen[str]) -> None:
+    """Let it end by itself, and then not."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+@contextmanager
+def _here(peer: Peer) -> Iterator[Peer]:
+    yield peer
+
+
+def _peers(folder: Path, arrays: Path, remotes: Sequence[Remote]) -> Iterator[AbstractContextManager[Peer]]:
+    yield _here(ArrowFile(folder))
+    yield _here(Sqlite(folder))
+    for remote in remotes:
+        if (ROOT / remote.environment / "bin" / "python").exists():
+            yield _child(remote, folder, arrays)
+        else:
+            print(f"bench replay: {remote.name} is left out; `scripts/setup peers` installs it", file=sys.stderr)
+
+
+def _shared_memory() -> str | None:
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() else None

@@ -1,0 +1,94 @@
+"""bench replay: every figure at tiny sizes, and rows that are what they are said to be."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.benchmarks import replay_peer
+from cluster.benchmarks.harness import suites
+from cluster.benchmarks.replay import measure_all
+from cluster.benchmarks.replay_draws import DrawSizes
+from cluster.benchmarks.replay_log import LogSizes
+from cluster.benchmarks.replay_peers import PeerSizes, Remote
+from cluster.benchmarks.replay_rows import SIBLINGS, Rows, group_name, pixels_of_group
+from cluster.progress import Silent
+from common.media import FolderMediaStore, put_view
+from common.schema import decode_rollouts, rollout_keys
+
+NOBODY = Remote(name="nobody", environment=".venv-of-nobody", survives="nothing")
+
+
+async def test_every_figure_is_made_and_a_peer_without_an_environment_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = await measure_all(
+        Silent(),
+        1,
+        log=LogSizes(rows=64, group=8, groups=2, draw=8, draws=2, open_bytes=1 << 20, open_rounds=1),
+        draws=DrawSizes(live=(1024, 1280, 1536), stored=64, draws=2, entries=200, dimension=16, queries=4),
+        peers=PeerSizes(plain_groups=4, pixel_groups=4),
+        remotes=(NOBODY,),
+    )
+    assert [figure.name for figure in figures] == [
+        *("append_vs_write", "durable_vs_fdatasync", "group_commit_vs_fdatasync", "verify_vs_memcpy"),
+        *("gather_vs_memcpy", "decode_ms", "open_1gib_s", "sample_flatness", "sample_1280_ms"),
+        *("index_vs_faiss", "index_follow", "rows_vs_arrow_file", "pixels_vs_arrow_file"),
+        *("rows_vs_sqlite", "pixels_vs_sqlite"),
+    ]
+    for figure in figures:
+        measured = [value for value in (figure.value, figure.peer_value, figure.ratio) if value is not None]
+        assert all(math.isfinite(value) and value > 0 for value in measured), figure
+    promised = {figure.name: figure.target for figure in figures if figure.target is not None}
+    assert promised == {
+        "append_vs_write": 0.65,
+        "durable_vs_fdatasync": 0.7,
+        "verify_vs_memcpy": 0.5,
+        "gather_vs_memcpy": 10.0,
+        "open_1gib_s": 2.0,
+        "sample_flatness": 1.2,
+        "index_vs_faiss": 0.9,
+    }
+    assert "nobody is left out; `scripts/setup peers` installs it" in capsys.readouterr().err
+
+
+def test_only_the_suite_itself_is_one() -> None:
+    assert [name for name in suites() if name.startswith("replay")] == ["replay"]
+
+
+def test_a_row_is_a_rollout_of_its_own(tmp_path: Path) -> None:
+    rows = Rows(pictures=True)
+    view, crops = pixels_of_group(np.random.default_rng(0))
+    store = FolderMediaStore(tmp_path)
+    refs = (put_view(store, view), put_view(store, crops[3]))
+    (rollout,) = decode_rollouts(rows.body(83, refs))
+    assert (rollout.rollout_id, rollout.group_id, rollout.sequence) == ("r000000000083", group_name(10), 83)
+    assert [image for turn in rollout.turns for image in turn.images] == list(refs)
+    assert rollout_keys(rows.body(83)) == [rows.keys(83)]
+    scores = {rows.keys(number).score for number in range(SIBLINGS)}
+    assert len(scores) == SIBLINGS, "a group that agrees would not be drawn"
+    assert len({rows.keys(number).rollout_id for number in range(100)}) == 100
+
+
+def test_a_peer_says_how_many_rows_came_back(tmp_path: Path) -> None:
+    np.save(tmp_path / "rollouts.npy", np.zeros((16, 5), np.uint8))
+    np.save(tmp_path / "views.npy", np.zeros((2, 4, 4, 3), np.uint8))
+    np.save(tmp_path / "crops.npy", np.arange(8 * 12, dtype=np.uint8).reshape(8, 2, 2, 3))
+    assert len(replay_peer.rows_of(tmp_path, pixels=False)) == 16
+    shown = replay_peer.rows_of(tmp_path, pixels=True)
+    assert [sorted(row) for row in shown] == [["crop", "rollout", "view"]] * 8
+    assert shown[3]["crop"][0, 0, 0] == 36
+
+    class Mirror:
+        def round(self, rows: list[dict[str, np.ndarray]], batch: int) -> int:
+            return len(rows) + batch
+
+    orders = io.StringIO(json.dumps({"rows": 6, "pixels": True, "batch": 2}) + "\n")
+    answers = io.StringIO()
+    replay_peer.serve(Mirror(), tmp_path, orders, answers)
+    assert json.loads(answers.getvalue())["rows"] == 8
