@@ -206,6 +206,7 @@ async def remember(system: System) -> None:
             chain=outcome.tools,
             answer=outcome.answer,
             confidence=float(outcome.valid),
+            version=system.version,
         )
 
 

@@ -107,3 +107,9 @@ def test_vectors_of_another_encoder_are_left_out(tmp_path: Path) -> None:
     index = _index(tmp_path, some_vectors(2, 8))
     index.follow(an_experience(some_vectors(1, 8)[0], encoder="older"), 100)
     assert (len(index), index.sequence) == (2, 100)
+
+
+@pytest.mark.parametrize("name", ["dimension", "max_entries", "merge_entries", "ivf_entries", "num_probes"])
+def test_settings_that_hold_nothing_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"index.{name} must be at least 1, got 0"):
+        IndexConfig(**{"encoder": "e", "dimension": 8, name: 0})  # type: ignore[arg-type]

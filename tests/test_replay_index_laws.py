@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes.experiences import an_experience, some_vectors, unit
+from fakes.experiences import Model, an_experience, some_vectors, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,35 +22,6 @@ from replay.records import Experience
 POOL = unit(np.round(some_vectors(12, 6, seed=3), 1))
 """Few vectors, so that many are equally similar."""
 QUERIES = np.concatenate([POOL[:4], some_vectors(3, 6, seed=4)])
-
-
-@dataclass
-class Model:
-    """The index in a few lines: every experience that there was."""
-
-    max_entries: int
-    held: dict[int, Experience] = field(default_factory=dict)
-
-    def entries(self) -> dict[int, Experience]:
-        latest = {experience.query_id: sequence for sequence, experience in self.held.items()}
-        return {sequence: self.held[sequence] for sequence in sorted(latest.values())[-self.max_entries :]}
-
-    def nearest(self, query: Any, k: int, exclude: str, wanted: Wanted) -> list[tuple[int, float]]:
-        def is_wanted(experience: Experience) -> bool:
-            version = experience.version
-            bounds = (wanted.min_version, wanted.max_version)
-            return (
-                experience.query_id != exclude
-                and wanted.source in (None, experience.source)
-                and wanted.trusted in (None, experience.trusted)
-                and (bounds == (None, None) or version is not None)
-                and (version is None or bounds[0] is None or version >= bounds[0])
-                and (version is None or bounds[1] is None or version <= bounds[1])
-            )
-
-        found = {sequence: held for sequence, held in self.entries().items() if is_wanted(held)}
-        vectors = np.array([np.frombuffer(held.vector, "<f4") for held in found.values()], np.float32)
-        return exact_nearest(vectors.reshape(-1, 6), np.array(list(found), np.int64), query, k)
 
 
 EXPERIENCES = st.builds(

@@ -27,6 +27,8 @@ from replay.records import Experience
 NO_VERSION = -1
 _CODED = ("family", "chain", "answer", "source")
 _JSON = ("chain", "answer")
+_MAX_READ = 4096
+"""Coded values of a file that are held ready."""
 _ROW = np.dtype(
     [("sequence", "<i8"), ("version", "<i8"), ("confidence", "<f8"), ("trusted", "u1")] + [(n, "<i4") for n in _CODED]
 )
@@ -98,18 +100,18 @@ class Growing:
         self._ids.append(experience.query_id)
 
     def neighbour(self, row: int, similarity: float) -> Neighbour:
-        sequence, version, confidence, trusted, *codes = self._rows[row].item()
-        family, chain, answer, source = (self._values[code] for code in codes)
+        sequence, version, confidence, trusted, family, chain, answer, source = self._rows[row].item()
+        values = self._values
         return Neighbour(
             query_id=self._ids[row],
             similarity=similarity,
-            family=family,
-            chain=chain,
-            answer=answer,
+            family=values[family],
+            chain=values[chain],
+            answer=values[answer],
             confidence=confidence,
             sequence=sequence,
-            source=source,
-            trusted=bool(trusted),
+            source=values[source],
+            trusted=trusted == 1,
             version=None if version == NO_VERSION else version,
         )
 
@@ -159,6 +161,7 @@ class Saved:
         self._codes = {name: self._array(name).indices.to_numpy(zero_copy_only=True) for name in _CODED}
         self._values = {name: _Strings(self._array(name).dictionary) for name in _CODED}
         self._hashes, self._rows = self._numbers("hash"), self._numbers("row")
+        self._read: dict[tuple[str, int], Any] = {}
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -169,28 +172,28 @@ class Saved:
 
     def row_of(self, query_id: str) -> int | None:
         """The last row of this query; None when there is none."""
-        wanted = np.uint64(_hash(query_id))
+        wanted = _hash(query_id)
         found = None
-        for place in range(int(np.searchsorted(self._hashes, wanted)), len(self)):
-            if self._hashes[place] != wanted:
+        for place in range(int(self._hashes.searchsorted(np.uint64(wanted))), len(self)):
+            if self._hashes.item(place) != wanted:
                 break
-            row = int(self._rows[place])
+            row = self._rows.item(place)
             if self._ids[row] == query_id:
                 found = row
         return found
 
     def neighbour(self, row: int, similarity: float) -> Neighbour:
-        version = int(self.versions[row])
+        version = self.versions.item(row)
         return Neighbour(
             query_id=self._ids[row],
             similarity=similarity,
             family=self._value("family", row),
             chain=self._value("chain", row),
             answer=self._value("answer", row),
-            confidence=float(self._confidences[row]),
-            sequence=int(self.sequences[row]),
+            confidence=self._confidences.item(row),
+            sequence=self.sequences.item(row),
             source=self._value("source", row),
-            trusted=bool(self.trusted[row]),
+            trusted=self.trusted.item(row) == 1,
             version=None if version == NO_VERSION else version,
         )
 
@@ -219,7 +222,12 @@ class Saved:
         return np.asarray(self._array(name).to_numpy(zero_copy_only=True))
 
     def _value(self, name: str, row: int) -> Any:
-        return _plain(name, self._values[name][int(self._codes[name][row])])
+        key = name, self._codes[name].item(row)
+        if key not in self._read:
+            if len(self._read) >= _MAX_READ:
+                self._read.clear()
+            self._read[key] = _plain(name, self._values[name][key[1]])
+        return self._read[key]
 
 
 class _Strings:
@@ -231,8 +239,7 @@ class _Strings:
         self._data = memoryview(b"" if data is None else data)
 
     def __getitem__(self, place: int) -> str:
-        start, stop = self._offsets[place : place + 2]
-        return str(self._data[start:stop], "utf-8")
+        return str(self._data[self._offsets.item(place) : self._offsets.item(place + 1)], "utf-8")
 
 
 def coded(tables: Sequence[Any]) -> bytes:
