@@ -75,7 +75,7 @@ def audit_replay(folder: Path, *, learned: Learned | None = None, needs_media: b
         check_media(folder, kept, walk.references, erasures, found)
     elif walk.references.count(kept).num_referred:
         found.note("this replay keeps no media: what its rollouts refer to is not checked")
-    _check_index(index, walk.experiences, found, closed=not log.segments or log.segments[-1].sealed)
+    _check_index(index, walk.experiences, found, closed=_closed(log))
     return Audit(
         folder=str(folder),
         num_segments=len(log.segments),
@@ -224,6 +224,15 @@ def _check_segments(log: Reading, found: Findings) -> None:
         )
     elif log.segments and not log.segments[-1].sealed:
         found.note(f"{log.segments[-1].name} is not sealed: its writer is alive, or was killed")
+
+
+def _closed(log: Reading) -> bool:
+    """The last writer stopped in order: behind its last segment stands a snapshot, and no segment was begun after. A
+    seal alone says less: a writer may have been killed between two segments.
+    """
+    last = log.segments[-1] if log.segments else None
+    behind = None if last is None else log.folder / f"{int(last.name.split('.')[0]) + 1:08d}.snapshot"
+    return last is not None and last.sealed and behind is not None and behind.exists()
 
 
 def _check_index(index: SavedIndex | str | None, experiences: Experiences, found: Findings, *, closed: bool) -> None:

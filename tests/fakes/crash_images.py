@@ -4,8 +4,8 @@ The model is what POSIX promises and no more:
 
 - After fdatasync of a file, what was written to it before and its size are durable, whatever its name.
 - A file's un-synced writes survive as any subset of their 512-byte pieces, in any order, a piece now and then torn in
-  itself. Its size is the durable one, one that it had since, or one between; what was never written reads as zeros or as
-  whatever lay on the disk. So does a truncation survive or not.
+  itself. Its size is the durable one, one that it had since, or one between; what was never written reads as zeros or
+  as whatever lay on the disk. A truncation survives or not, too.
 - After fsync of a folder, what was done to its names before is durable. Un-synced creations, renames, removals and new
   folders survive or not, each by itself, in any order; a rename is whole or was not. What lies in a folder whose own
   name is lost is lost.
@@ -94,9 +94,8 @@ class Image:
         for number, file in self._files.items():
             contents[number] = bytearray(file.durable)
             for _, change in file.pending:
-                if change is self._last and isinstance(change, Write):
-                    change = Write(change.file, change.offset, change.data[: chance.randint(0, len(change.data))])
-                _apply(contents[number], change)
+                cut = change is self._last and isinstance(change, Write)
+                _apply(contents[number], _part(change, chance) if cut else change)
         names = {path: dict(folder.names) for path, folder in self._folders.items()}
         for path, folder in self._folders.items():
             for _, named in folder.pending:
@@ -145,6 +144,11 @@ def _pieces(change: Write) -> list[tuple[int, int]]:
     end = change.offset + len(change.data)
     edges = [change.offset, *range((change.offset // SECTOR + 1) * SECTOR, end, SECTOR), end]
     return [(start, stop) for start, stop in pairwise(edges) if start < stop]
+
+
+def _part(change: Write | Truncate, chance: random.Random) -> Write:
+    assert isinstance(change, Write)
+    return Write(change.file, change.offset, change.data[: chance.randint(0, len(change.data))])
 
 
 def _apply(content: bytearray, change: Write | Truncate) -> None:

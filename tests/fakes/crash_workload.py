@@ -51,8 +51,10 @@ def a_config(root: Path, live: Path, chance: random.Random) -> ReplayConfig:
 
 
 class Play:
-    """One replay through its processes. alive: between an opening and a close or a kill. tell: takes every promise as it is given. name: of its producers and groups.
-    hides: some of what it says is about SECRET, until that is erased.
+    """One replay through its processes. alive: between an opening and a close or a kill.
+
+    tell: takes every promise as it is given. name: of its producers and groups. hides: some of what it says is about
+    SECRET, until that is erased.
     """
 
     def __init__(

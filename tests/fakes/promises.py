@@ -178,5 +178,3 @@ def _check_gone(folder: Path) -> None:
     word = SECRET.encode()
     found = [path.name for path in folder.rglob("*") if path.is_file() and word in path.read_bytes()]
     assert not found, f"{SECRET} was erased and lies in {found}"
-
-

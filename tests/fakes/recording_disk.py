@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fakes.disks import Killed
+
 from replay.disk import Disk
 from replay.frames import Bytes
 

@@ -11,10 +11,12 @@ Round r takes the calls whose number is r modulo NUM_ROUNDS, so all rounds take 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fakes.crash_workload import Play, a_config, one_life
 from fakes.failing_disk import FailingDisk, Fault
@@ -22,6 +24,7 @@ from fakes.recording_disk import RecordingDisk, Told
 from soak.crash_images import examine, look, quietly
 
 from common.errors import ReplayError
+from replay.config import Durability
 
 NUM_ROUNDS = 60
 NUM_IN_CI = 1
@@ -55,13 +58,15 @@ class Outcome:
     stopped: bool
 
 
-def play_with(folder: Path, nth: int | None, fault: Fault) -> Outcome:
+def play_with(folder: Path, nth: int | None, fault: Fault, *, disk_type: type[FailingDisk] = FailingDisk) -> Outcome:
     """Play in `folder`, call `nth` failing (None: no call), and check what is left."""
     chance = random.Random(SEED)
     root = folder / "disk"
     root.mkdir(parents=True)
-    disk = FailingDisk(root, -1 if nth is None else nth, fault)
-    play = Play(a_config(root, folder / "live", chance), disk, chance, disk.tell, name="first")
+    disk = disk_type(root, -1 if nth is None else nth, fault)
+    settings: dict[str, Any] = {"snapshot_bytes": 16 << 10, "durability": Durability(group_ms=0)}
+    config = dataclasses.replace(a_config(root, folder / "live", chance), **settings)
+    play = Play(config, disk, chance, disk.tell, name="first")
     stopped = asyncio.run(quietly(_lives(play, disk)))
     promises = [op.what for op in disk.ops if isinstance(op, Told)]
     look(disk, play.config, folder / "powerless", chance)
@@ -74,7 +79,7 @@ async def _lives(play: Play, disk: FailingDisk) -> bool:
     for number in range(4):
         before = disk.failed
         try:
-            await one_life(play, number, steps=2, close=number != 1)
+            await one_life(play, number, steps=1, close=number != 1)
         except ReplayError as error:
             assert disk.failed and (not before or disk.fault == "ENOSPC"), f"{error}, though no call failed"
             assert disk.failed.startswith("sync") or disk.fault == "EIO" or not play.alive, f"not waited for: {error}"
