@@ -324,38 +324,22 @@ class Forgetful(Replays):
         return ReplayBuffer(config, log=log, state=state)
 
 
-class Greedy(Replays):
-    """Every group may be drawn once more than it should."""
-
-    @staticmethod
-    def open(config: ReplayConfig, *, verify: bool) -> ReplayBuffer:
-        more = replace(config.drawing, max_reuse=config.drawing.max_reuse + 1)
-        return open_replay(replace(config, drawing=more), verify=verify)
-
-
-class Stale(Replays):
-    """Nobody tells the replay which version came when: every version seems to be the newest."""
-
-    async def _begin(self, step: int) -> None:
-        await super()._begin(step)
-        self.buffer.state.versions[0] = 1 << 20
-
-
 def test_the_replay_and_its_model_say_the_same() -> None:
     Replays.reached = Counter()
-    run_state_machine_as_test(Replays, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
-    print(Replays.reached)
+    run_state_machine_as_test(
+        Replays, settings=settings(max_examples=25, stateful_step_count=30, deadline=None, derandomize=True)
+    )
+    assert Replays.reached["draws"] > 0 and Replays.reached["reopened after draws"] > 0
 
 
-@pytest.mark.parametrize("bad", [Forgetful, Greedy, Stale])
-def test_a_planted_bug_is_noticed(bad: type[Replays]) -> None:
+def test_a_draw_that_opening_forgets_is_noticed() -> None:
     unshrunk = settings(
         max_examples=100,
         stateful_step_count=30,
         deadline=None,
         phases=[Phase.generate],
-        database=None,
+        derandomize=True,
         report_multiple_bugs=False,
     )
     with pytest.raises((AssertionError, ContractError, ConfigError)):
-        run_state_machine_as_test(bad, settings=unshrunk)
+        run_state_machine_as_test(Forgetful, settings=unshrunk)

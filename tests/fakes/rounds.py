@@ -56,9 +56,12 @@ class Part:
 
     def keep(self, **result: Any) -> None:
         self.kept.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.kept.exists() and not self.kept.read_bytes().endswith(b"\n")
+        held = self.kept.read_bytes() if self.kept.exists() else b""
+        whole = held[: held.rfind(b"\n") + 1]
+        if whole != held:  # a process ended in the middle of a line
+            self.kept.write_bytes(whole)
         with self.kept.open("a") as file:
-            file.write("\n" * torn + json.dumps(result) + "\n")
+            file.write(json.dumps(result) + "\n")
 
     def row(self) -> str:
         """Of the table in docs/measurements.md."""
