@@ -8,7 +8,7 @@
 
 A part is a module of tests/soak: NUM_ROUNDS, and `run_round(number, folder)`, which draws everything from the number,
 gives counters, and raises AssertionError where something was violated. A finished round is a line in
-soak/<part>-<digest of the code>.jsonl, so the same command goes on where it was stopped, and begins again when the code
+runs/rounds/<part>-<digest of the code>.jsonl, so the same command goes on where it was stopped, and begins again when the code
 is another. The exit status is 0 when every round held, 1 at the first that did not, 130 after Ctrl-C or SIGTERM.
 """
 
@@ -155,7 +155,7 @@ def main(
     parser.add_argument("--list", action="store_true", help="say which parts there are, and how far they are")
     parser.add_argument("--rounds", type=int, metavar="N", help="only the first N rounds of each part")
     parser.add_argument("--round", type=int, metavar="NUMBER", help="only this round, whatever was played")
-    parser.add_argument("--folder", type=Path, default=ROOT / "soak", help="what was played is kept here")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/rounds", help="what was played is kept here")
     options = parser.parse_args(words)
     parts = find_parts(folder, options.folder)
     if options.list:
