@@ -8,8 +8,8 @@
 
 A part is a module of tests/soak: NUM_ROUNDS, and `run_round(number, folder)`, which draws everything from the number,
 gives counters, and raises AssertionError where something was violated. A finished round is a line in
-runs/rounds/<part>-<digest of the code>.jsonl, so the same command goes on where it was stopped, and begins again when the code
-is another. The exit status is 0 when every round held, 1 at the first that did not, 130 after Ctrl-C or SIGTERM.
+runs/rounds/<part>-<digest of the code>.jsonl, so the same command goes on where it was stopped, and begins again
+when the code is another. The exit status is 0 when every round held, 1 at the first that did not, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
