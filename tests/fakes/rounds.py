@@ -8,8 +8,8 @@
 
 A part is a module of tests/soak: NUM_ROUNDS, and `run_round(number, folder)`, which draws everything from the number,
 gives counters, and raises AssertionError where something was violated. A finished round is a line in
-soak/<part>-<digest of the code>.jsonl, so the same command goes on where it was stopped, and begins again when the code
-is another. The exit status is 0 when every round held, 1 at the first that did not, 130 after Ctrl-C or SIGTERM.
+runs/rounds/<part>-<digest of the code>.jsonl, so the same command goes on where it was stopped, and begins again
+when the code is another. The exit status is 0 when every round held, 1 at the first that did not, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -56,9 +56,12 @@ class Part:
 
     def keep(self, **result: Any) -> None:
         self.kept.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.kept.exists() and not self.kept.read_bytes().endswith(b"\n")
+        held = self.kept.read_bytes() if self.kept.exists() else b""
+        whole = held[: held.rfind(b"\n") + 1]
+        if whole != held:  # a process ended in the middle of a line
+            self.kept.write_bytes(whole)
         with self.kept.open("a") as file:
-            file.write("\n" * torn + json.dumps(result) + "\n")
+            file.write(json.dumps(result) + "\n")
 
     def row(self) -> str:
         """Of the table in docs/measurements.md."""
@@ -152,7 +155,7 @@ def main(
     parser.add_argument("--list", action="store_true", help="say which parts there are, and how far they are")
     parser.add_argument("--rounds", type=int, metavar="N", help="only the first N rounds of each part")
     parser.add_argument("--round", type=int, metavar="NUMBER", help="only this round, whatever was played")
-    parser.add_argument("--folder", type=Path, default=ROOT / "soak", help="what was played is kept here")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/rounds", help="what was played is kept here")
     options = parser.parse_args(words)
     parts = find_parts(folder, options.folder)
     if options.list:
