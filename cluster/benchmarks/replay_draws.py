@@ -146,7 +146,8 @@ def _per_second(work: Callable[[], object], count: int) -> float:
 
 def _units(random: np.random.Generator, count: int, dimension: int) -> NDArray[np.float32]:
     vectors = random.standard_normal((count, dimension), dtype=np.float32)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    units: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
 
 
 def _experience(number: int, vector: NDArray[np.float32]) -> Experience:
