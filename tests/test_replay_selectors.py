@@ -24,11 +24,18 @@ from replay.folding import follow
 from replay.limiter import Limiter
 from replay.log import Log
 from replay.records import Drawn, Kind, decode
-from replay.rules import ready, too_old
+from replay.rules import ready
 from replay.selectors import MIN_PRIORITY, Mixture, Prioritised, Selector, Uniform, priority, selector_of
 from replay.state import Group, Member, State
 
 NUM_TRIALS = 4000
+
+
+def too_old(state: State, step: int) -> list[str]:
+    """The ready groups that are older than the bound at `step`, found by looking at every one."""
+    assert state.phase is not None
+    lags = {name: state.lag(group, step) for name, group in state.groups.items() if ready(state, group)}
+    return [name for name, lag in lags.items() if lag is None or lag > state.phase.max_policy_lag]
 
 
 def groups(*spreads: float, drawn: tuple[int, ...] = ()) -> list[Group]:
