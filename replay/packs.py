@@ -232,6 +232,11 @@ class PackedMedia:
             yield from ((digest, place.length) for digest, place in pack.entries().items())
         yield from ((file.name, file.stat().st_size) for file in self.root.glob("??/[!.]*"))
 
+    def oldest_ns(self, digest: str) -> int:
+        """When the oldest pack that holds it was begun, nanoseconds since 1970; 0 for a file of its own, or nothing."""
+        held = [pack.created_ns for pack in self.packs if pack.find(digest) is not None]
+        return 0 if self._single(digest).is_file() else min(held, default=0)
+
     def num_bytes(self) -> int:
         """Of the files that hold them."""
         files = (*self.root.glob("[0-9]*.pack"), *self.root.glob("??/[!.]*"))

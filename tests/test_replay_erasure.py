@@ -15,11 +15,13 @@ from fakes.values import a_consensus, a_query, a_rollout, an_answer_turn
 from common.errors import LogDamaged, LogLocked, MediaError, UserError
 from common.media import FolderMediaStore, put_view
 from common.types import MediaRef, Rollout, Turn
+from replay.audit.audit import audit_replay
 from replay.config import Drawing, IndexConfig, ReplayConfig
 from replay.erasure import Erasure, erase_source
 from replay.folding import fold
 from replay.frames import TOMBSTONE
 from replay.log import Log
+from replay.media import DurableMedia
 from replay.opening import open_replay
 from replay.packs import PackedMedia
 from replay.segments import read_frames, read_segments
@@ -121,6 +123,18 @@ async def test_nothing_of_a_query_is_left_and_all_else_is_as_it_was(tmp_path: Pa
     assert [frame.sequence for frame in log.frames(kinds=frozenset({TOMBSTONE}))] == sorted(gone)
     assert fold(log) == by_snapshot
     log.close()
+
+
+async def test_an_erased_picture_that_is_sent_again_and_not_logged_is_an_orphan_and_no_breach(tmp_path: Path) -> None:
+    live, run = FolderMediaStore(tmp_path / "live"), tmp_path / "run"
+    refs = await a_run(run, live)
+    erase_source(run, "secret-query")
+    media = DurableMedia(run / "media", live=live)
+    media.keep([refs["secret"]])
+    media.abandon()
+    told = audit_replay(run)
+    assert told.clean, told
+    assert any("orphan" in note for note in told.notes)
 
 
 async def test_a_producer_can_be_erased_and_its_siblings_go_on(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from replay.records import Erase, Erased, Kind, decode
 class Erasures:
     """gone: records that finished erasures name. going: those that one which was begun and not finished names.
 
-    groups: of their rollouts. gone_media, going_media: pictures that only they showed.
+    groups: of their rollouts. gone_media, going_media: pictures that only they showed; those that are gone with the time
+    when the segment was begun that says so, in nanoseconds since 1970.
     """
 
     gone: set[int] = field(default_factory=set)
     going: set[int] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
-    gone_media: set[str] = field(default_factory=set)
+    gone_media: dict[str, int] = field(default_factory=dict)
     going_media: set[str] = field(default_factory=set)
 
     def check(self, entry: Entry, found: Findings) -> None:
@@ -36,6 +37,7 @@ class Erasures:
 def read_erasures(log: Reading, found: Findings) -> Erasures:
     """Those of the whole log. One that was begun and not finished is noted: the next opening finishes it."""
     known = Erasures()
+    begun = {segment.name: segment.created_ns for segment in log.held}
     for entry in log.entries(kinds=frozenset({Kind.ERASE, Kind.ERASED})):
         try:
             record = decode(entry.kind, bytes(entry.body))
@@ -47,7 +49,7 @@ def read_erasures(log: Reading, found: Findings) -> Erasures:
         elif isinstance(record, Erased):
             known.gone.update(record.sequences)
             known.groups.update(record.group_ids)
-            known.gone_media |= known.going_media
+            known.gone_media |= dict.fromkeys(known.going_media, begun[entry.place.segment])
             known.going, known.going_media = set(), set()
     if known.going:
         found.note(f"an erasure of {len(known.going)} records is not finished; the next opening finishes it")

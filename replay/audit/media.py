@@ -122,9 +122,11 @@ def check_media(
         found.note(f"{num_missing} pictures went while a live writer pruned rollouts: audit again")
     going = erasures.going_media | announced(folder / "media")
     unneeded = sorted(digest for digest in kept if digest not in needed)
-    for digest in erasures.gone_media.intersection(unneeded):
+    left = {digest for digest in unneeded if digest in erasures.gone_media}
+    left = {digest for digest in left if not _came_since(store, digest, erasures.gone_media[digest])}
+    for digest in sorted(left):
         found.add("erased", f"a picture of an erased source still lies there: {digest} ({kept[digest]} bytes)")
-    orphans = [digest for digest in unneeded if digest not in erasures.gone_media | going]
+    orphans = [digest for digest in unneeded if digest not in left | going]
     if orphans:
         size = sum(kept[digest] for digest in orphans)
         shown = ", ".join(f"{digest[:_SHOWN]}…" for digest in orphans[:_NUM_SHOWN])
@@ -132,6 +134,11 @@ def check_media(
             f"{len(orphans)} orphan media ({size} bytes), to which no rollout refers: {shown}; a writer was killed or "
             "is alive, or a rollout was refused"
         )
+
+
+def _came_since(store: PackedMedia, digest: str, time_ns: int) -> bool:
+    """Whether a picture lies only in packs that were begun after this time: somebody sent it again."""
+    return store.oldest_ns(digest) > time_ns
 
 
 def _is_whole(store: PackedMedia, digest: str) -> bool:

@@ -125,7 +125,7 @@ def run_one(part: Part, number: int, folder: Path) -> str:
     except AssertionError as error:
         violation = f"{error}" or "an assertion without a word"
     else:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # some rounds tidy up themselves
     part.keep(round=number, time_s=round(time.monotonic() - begun, 3), counts=counts, violation=violation)
     return violation
 
