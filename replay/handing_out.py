@@ -63,7 +63,7 @@ class HandingOut:
         self._reading.update(drawn.sequences)
         try:
             await durable
-            read = await ahead[1] if ahead is not None and ahead[0] == drawn.sequences else None
+            read = await asyncio.shield(ahead[1]) if ahead is not None and ahead[0] == drawn.sequences else None
             self.num_ahead += read is not None
             if read is None:
                 read = await asyncio.to_thread(self._read, drawn.sequences)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from replay.buffer import ReplayBuffer
 from replay.config import Drawing, ReplayConfig
 from replay.opening import open_replay
 from replay.records import Kind
-from replay.segments import read_frames
+from replay.segments import Frame, read_frames
 
 
 async def settled(buffer: ReplayBuffer) -> None:
@@ -86,6 +88,35 @@ async def test_what_is_too_old_by_then_is_not_drawn_though_it_was_read(tmp_path:
         await put(buffer, *a_group(3, version=2))
         assert (await buffer.sample(2)).rollout_ids == ("g3/0", "g3/1")
         assert buffer.state.expired == 2
+
+
+async def test_who_stops_waiting_for_a_draw_stops_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    async with a_buffer(tmp_path) as buffer:
+        mapped = buffer._log.mapped
+
+        def slowly(sequences: Iterable[int]) -> list[Frame]:
+            go.wait()
+            return mapped(sequences)
+
+        await a_phase(buffer, lag=9)
+        await admitted(buffer, 0, 1)
+        await put(buffer, *a_group(0))
+        await buffer.sample(0)
+        monkeypatch.setattr(buffer._log, "mapped", slowly)
+        await put(buffer, *a_group(1))
+        assert buffer._handing_out.is_ahead
+        waiting = asyncio.create_task(buffer.sample(1))
+        while buffer.state.next_step < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)  # until it waits for what is being read
+        closing = asyncio.create_task(buffer.close())
+        await asyncio.sleep(0.05)  # until it waits for that too
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        go.set()
+        await closing
 
 
 async def drawn(folder: Path, drawing: Drawing, *, ahead: bool) -> list[Draw]:

@@ -15,8 +15,8 @@ from replay.records import Erase, Erased, Kind, decode
 class Erasures:
     """gone: records that finished erasures name. going: those that one which was begun and not finished names.
 
-    groups: of their rollouts. gone_media, going_media: pictures that only they showed; those that are gone with the time
-    when the segment was begun that says so, in nanoseconds since 1970.
+    groups: of their rollouts. gone_media, going_media: pictures that only they showed; those that are gone with the
+    time when the segment was begun that says so, in nanoseconds since 1970.
     """
 
     gone: set[int] = field(default_factory=set)
