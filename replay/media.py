@@ -104,6 +104,7 @@ class DurableMedia:
                 for digest in going:
                     self._kept.pop(digest, None)
         try:
+            self._disk.sync_folder(self.folder)  # a killed process may have replaced packs
             leave_out_of(packs, going, self._disk)
             for path in (self._single_path(digest) for digest in sorted(going)):
                 if path.is_file():

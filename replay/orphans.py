@@ -37,9 +37,13 @@ def unneeded(log: Log, digests: Iterable[str], gone: Set[int] = frozenset()) -> 
 
 
 def remove_media(folder: Path, doomed: Set[str], disk: Disk) -> None:
-    """Leave these pictures out of the packs in `folder`, and what a killed process had not finished."""
+    """Leave these pictures out of the packs in `folder`, and what a killed process had not finished. What it had done
+    becomes durable too: a pack that it replaced does not come back once somebody relies on it.
+    """
     if not folder.is_dir():
         return
+    for place in {folder, *(folder / digest[:2] for digest in doomed if (folder / digest[:2]).is_dir())}:
+        disk.sync_folder(place)
     for path in sorted(folder.glob("[0-9]*.pack")):
         if not doomed.isdisjoint(Pack(path).entries()):
             leave_out(path, doomed, disk)

@@ -26,6 +26,8 @@ NUM_ROUNDS = 500
 NUM_IN_CI = 25
 
 POLL_S = 0.004
+GRACE = 500
+"""Polls that the end of a writer may take to be known after its clients noticed."""
 PATIENCE = 15_000
 """Polls without the end of a life before a round is given up: a minute, of a process that is not stopped itself."""
 
@@ -103,7 +105,7 @@ class _Round:
             if writer.status is not None:
                 return
             ended = [name for name, child in self._clients.items() if child.status is not None]
-            if ended:
+            if ended and not self._is_gone(writer):
                 self._fail([self._clients[name].output.read_text() for name in ended], f"the exit of {ended[0]}")
             drawn = self._num_draws()
             if drawn >= until:
@@ -117,6 +119,14 @@ class _Round:
             time.sleep(POLL_S)
         writer.kill()
         self._fail(["nothing moves any more", *broken_promises(self._folder, self._setting)], "a life")
+
+    def _is_gone(self, writer: Child) -> bool:
+        """Whether the writer ended too: clients may notice before its status is known."""
+        for _ in range(GRACE):
+            if writer.status is not None:
+                return True
+            time.sleep(POLL_S)
+        return False
 
     def _end(self, writer: Child, *, in_order: bool) -> None:
         """End the writer, if it still lives: in order (a failpoint may end that) or at a random moment."""
