@@ -209,7 +209,10 @@ class _Round:
         noted = self._folder / "killed"
         if not noted.exists():
             return False
-        _, call, _, *place = noted.read_text().split()
+        words = noted.read_text().split()
+        if not words:
+            return False  # killed at random while it was noted
+        _, call, _, *place = words
         self._counts[f"killed: in {call} of {' '.join(place)}"] += 1
         noted.unlink()
         return True
