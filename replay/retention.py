@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import LogDamaged
@@ -156,16 +156,6 @@ class Pruner:
         self._next_bytes = max(self._retention.keep_bytes, self._log.num_bytes) + self._slack
         aged = (segment.created_ns < self._oldest_ns() for segment in self._log.segments[self._num_bare :])
         self._num_aged = sum(aged)
-
-
-def prune(folder: Path, log: Log, state: State, retention: Retention, *, disk: Disk | None = None) -> Pruning:
-    """Prune what `retention` asks for from the replay in `folder`, whose open log and fold these are, and in which
-    nobody writes.
-    """
-    pruner = Pruner(folder, log, retention, disk=disk)
-    num_media = pruner.finish()
-    done = pruner.prune(asked_for(state), log.segments)
-    return replace(done, num_media=num_media + done.num_media)
 
 
 def asked_for(state: State) -> set[int]:

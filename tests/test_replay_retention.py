@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from common.schema import decode_rollouts
 from common.types import Turn
 from replay.audit.audit import audit_replay
 from replay.config import ReplayConfig, Retention
+from replay.disk import Disk
 from replay.erasure import erase_source
 from replay.folding import fold
 from replay.frames import PRUNED
@@ -27,7 +29,7 @@ from replay.log import Log
 from replay.opening import open_replay
 from replay.packs import PackedMedia
 from replay.records import Kind
-from replay.retention import Pruning, prune
+from replay.retention import Pruner, Pruning, asked_for
 from replay.segments import read_frames, read_segments
 from replay.state import FOLD_VERSION, State
 
@@ -65,10 +67,18 @@ def memory(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def prune(folder: Path, log: Log, retention: Retention, *, disk: Disk | None = None) -> Pruning:
+    """As opening does: what was begun is finished, then what is due goes."""
+    state, pruner = fold(log), Pruner(folder, log, retention, disk=disk)
+    num_media = pruner.finish()
+    done = pruner.prune(asked_for(state), log.segments)
+    return replace(done, num_media=num_media + done.num_media)
+
+
 def pruned(folder: Path, retention: Retention, **disk: Any) -> Pruning:
     log = Log(folder / "log")
     try:
-        return prune(folder, log, fold(log), retention, **disk)
+        return prune(folder, log, retention, **disk)
     finally:
         log.close()
 
@@ -152,9 +162,9 @@ async def test_killed_anywhere_the_fold_is_the_same_and_the_next_goes_on(memory:
         shutil.copytree(memory / "run", run)
         disk = KillingDisk(-1)
         log = Log(run / "log", disk=disk)
-        state, disk.left = fold(log), calls
+        disk.left = calls
         try:
-            prune(run, log, state, Retention(keep_bytes=1), disk=disk)
+            prune(run, log, Retention(keep_bytes=1), disk=disk)
             finished = True
         except Killed:
             pass

@@ -22,7 +22,14 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize("number", range(NUM_IN_CI))
 def test_no_failing_call_breaks_a_promise(folder: Path, number: int) -> None:
     counts = run_round(number, folder)
-    assert counts["went_on"] > 0 and counts["stopped"] > 0, counts
+    assert counts["went_on"] >= counts["plays"] / 3 and counts["stopped"] > 0, counts  # every short write goes on
+
+
+def test_a_disk_that_is_full_for_a_moment_is_waited_for(folder: Path) -> None:
+    """Which of the calls come while a replay runs depends on threads, so calls are tried until one was waited for."""
+    num_calls = play_with(folder / "whole", None, "ENOSPC").num_calls
+    outcomes = (play_with(folder / f"{nth}", nth, "ENOSPC") for nth in range(num_calls // 3, num_calls // 3 + 40))
+    assert any(outcome.failed and not outcome.stopped for outcome in outcomes)
 
 
 class Liar(FailingDisk):
