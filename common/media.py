@@ -11,7 +11,7 @@ import io
 import mmap
 import os
 import struct
-import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,17 +71,16 @@ class FolderMediaStore:
     def __contains__(self, digest: str) -> bool:
         return self.path(digest).exists()
 
-    def put(self, data: bytes, *, kind: str, width: int, height: int) -> MediaRef:
+    def put(self, data: bytes | memoryview, *, kind: str, width: int, height: int) -> MediaRef:
         """Keep `data`; the same bytes are kept once."""
         digest = content_digest(data)
         ref = MediaRef(digest=digest, kind=kind, width=width, height=height, num_bytes=len(data))  # type: ignore[arg-type]
         path = self.path(digest)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".aside-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(aside).rename(path)
+            aside = path.with_name(f".aside-{digest}-{os.getpid()}-{threading.get_ident()}")
+            aside.write_bytes(data)
+            aside.rename(path)
         return ref
 
     def get(self, digest: str) -> bytes:
@@ -121,7 +120,7 @@ class FolderMediaStore:
 def put_view(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> MediaRef:
     """Keep what the model sees: RGB rows, shape (height, width, 3)."""
     height, width, _ = pixels.shape
-    return store.put(np.ascontiguousarray(pixels).tobytes(), kind="view", width=width, height=height)
+    return store.put(np.ascontiguousarray(pixels).data.cast("B"), kind="view", width=width, height=height)
 
 
 def put_image(store: FolderMediaStore, pixels: NDArray[np.uint8], *, compress: bool = True) -> MediaRef:
@@ -148,10 +147,19 @@ def put_users_image(store: FolderMediaStore, pixels: NDArray[np.uint8]) -> Media
 def pixels_of(store: MediaSource, ref: MediaRef) -> NDArray[np.uint8]:
     """The pixels of `ref`: RGB, shape (height, width, 3), read-only."""
     data = store.mapped(ref.digest)
-    if ref.kind == "view":
-        return np.frombuffer(data, np.uint8).reshape(ref.height, ref.width, 3)
-    stored = stored_pixels(data, ref.width, ref.height)
-    return decode_image(bytes(data), name=ref.digest[:12]) if stored is None else stored
+    flat = flat_pixels(data, ref)
+    return decode_image(bytes(data), name=ref.digest[:12]) if flat is None else flat
+
+
+def flat_pixels(data: bytes | memoryview | mmap.mmap, ref: MediaRef) -> NDArray[np.uint8] | None:
+    """The pixels where they lie in the bytes of `ref`: RGB, shape (height, width, 3), read-only; None for an image that
+    has to be decoded. Raises MediaError for a view of another size.
+    """
+    if ref.kind == "image":
+        return stored_pixels(data, ref.width, ref.height)
+    if len(data) != 3 * ref.width * ref.height:
+        raise MediaError(f"view {ref.digest[:12]}… has {len(data)} bytes, not {ref.width}×{ref.height} pixels")
+    return np.frombuffer(data, np.uint8).reshape(ref.height, ref.width, 3)
 
 
 def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

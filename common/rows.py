@@ -120,7 +120,7 @@ def _call(row: dict[str, Any]) -> ExecutedCall:
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
-    facts, sampled = rollout.facts, rollout.num_sampled_tokens > 0
+    facts, sampled = rollout.facts, any(turn.versions for turn in rollout.turns)
     plain = ("rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "family", "answer")
     more = ("stop_reason", "temperature", "chain", "generate_s", "tools_s", "views")
     return {name: getattr(rollout, name) for name in plain + more} | {

@@ -9,17 +9,16 @@ stream's metadata says what it holds and the schema's version, so a trace can ne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 
+from common.columns import Columns, RolloutKeys, check_rows, columns_of
 from common.errors import ContractError
 from common.rows import rollout_of, rollout_row, trace_of, trace_row
-from common.types import MediaRef, Rollout, Trace
+from common.types import Rollout, Trace
 
 Bytes: TypeAlias = bytes | memoryview
 
@@ -29,6 +28,7 @@ SCHEMA_VERSION = 2
 TRACE_VERSION = 3
 """Raised with every change to the columns of a trace. Schema 2 had boxes only; it is still read."""
 
+_WRITTEN = {"rollouts": str(SCHEMA_VERSION), "traces": str(TRACE_VERSION)}
 _READABLE = {"rollouts": {str(SCHEMA_VERSION)}, "traces": {"2", str(TRACE_VERSION)}}
 
 _REF = pa.struct(
@@ -150,46 +150,27 @@ _BEGINNINGS = {kind: schema.serialize().to_pybytes() for kind, schema in _SCHEMA
 """With these bytes a stream of the present schema begins; it is then not parsed again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutKeys:
-    """What a replay must know of a rollout without decoding it.
-
-    oldest_version: None when nothing was sampled. media: every view and image it refers to, each once.
-    """
-
-    rollout_id: str
-    producer: str
-    epoch: int
-    sequence: int
-    group_id: str
-    group_size: int
-    phase: str
-    oldest_version: int | None
-    score: float | None
-    quarantined: bool
-    media: tuple[MediaRef, ...]
-
-
 def encode_rollouts(rollouts: Sequence[Rollout]) -> bytes:
-    """One Arrow IPC stream, a row a rollout. Raises ContractError for one that breaks the laws in `check_rollout`."""
-    for rollout in rollouts:
-        check_rollout(rollout)
-    return _encode([rollout_row(rollout) for rollout in rollouts], ROLLOUTS)
+    """One Arrow IPC stream, a row a rollout. Raises ContractError for one that breaks a law (common/columns)."""
+    table = _rows([rollout_row(rollout) for rollout in rollouts], ROLLOUTS)
+    for batch in table.to_batches():
+        check_rows(batch)
+    return _write(table, ROLLOUTS)
 
 
 def decode_rollouts(data: Bytes) -> list[Rollout]:
     """The rollouts of `encode_rollouts`, checked again. Raises ContractError when `data` holds something else."""
-    rollouts = [rollout_of(row) for row in rollout_table(data).to_pylist()]
-    for rollout in rollouts:
-        check_rollout(rollout)
-    return rollouts
+    batches = _streams(data, "rollouts")[1]
+    for batch in batches:
+        check_rows(batch)
+    return [rollout_of(row) for batch in batches for row in batch.to_pylist()]
 
 
 def encode_traces(traces: Sequence[Trace]) -> bytes:
     """One Arrow IPC stream, a row a trace. Raises ContractError when weights or targets do not match the tokens."""
     for trace in traces:
         _check_trace(trace)
-    return _encode([trace_row(trace) for trace in traces], TRACES)
+    return _write(_rows([trace_row(trace) for trace in traces], TRACES), TRACES)
 
 
 def decode_traces(data: bytes, rows: Sequence[int] | None = None) -> list[Trace]:
@@ -211,56 +192,18 @@ def merge_rollouts(buffers: Sequence[Bytes]) -> bytes:
 
 
 def rollout_keys(data: Bytes) -> list[RolloutKeys]:
-    """The keys of every row, without touching a token. Raises ContractError when a column that must not be null is."""
-    return [keys for batch in _streams(data, "rollouts")[1] for keys in _keys(batch)]
+    """The keys of every row, without making a value of a token. Raises ContractError as `Columns.keys`."""
+    return [columns.keys() for columns in rollout_columns(data)]
 
 
-def _keys(batch: Any) -> list[RolloutKeys]:
-    names = ["rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "oldest_version"]
-    rows = batch.select([*names, "stop_reason"]).to_pylist()
-    scores = batch["facts"].field("score").to_pylist()
-    media = _media(batch)
-    keys = []
-    for row, score, refs in zip(rows, scores, media, strict=True):
-        quarantined = row.pop("stop_reason") == "quarantined"
-        if row["oldest_version"] is None and not quarantined:
-            raise ContractError(f"rollout {row['rollout_id']} has no sampled token")
-        keys.append(RolloutKeys(**row, score=score, quarantined=quarantined, media=refs))
-    return keys
-
-
-def check_rollout(rollout: Rollout) -> None:
-    """Laws of a rollout: a finite log-prob for every token of an assistant's turn and for no other; version spans that
-    tile such a turn; ranges of shaped tokens inside it; something sampled, unless the rollout is quarantined. Raises
-    ContractError.
+def rollout_columns(data: Bytes, *, check: bool = False) -> list[Columns]:
+    """Every row over its columns, nothing copied. check: every law too. Raises ContractError where one is broken, or
+    `data` holds something else.
     """
-    name = rollout.rollout_id
-    for i, turn in enumerate(rollout.turns):
-        num_expected = len(turn.token_ids) if turn.role == "assistant" else 0
-        if len(turn.logprobs) != num_expected:
-            raise ContractError(
-                f"rollout {name}, turn {i} ({turn.role}): {len(turn.logprobs)} log-probs, expected {num_expected}"
-            )
-        with np.errstate(over="ignore"):
-            logprobs = np.asarray(turn.logprobs, np.float32)
-        if not np.isfinite(logprobs).all():
-            raise ContractError(f"rollout {name}, turn {i}: a log-prob is not finite in float32")
-        reached = 0
-        for span in turn.versions:
-            if span.start != reached or span.stop <= span.start:
-                break
-            reached = span.stop
-        if reached != num_expected or (not num_expected and turn.versions):
-            raise ContractError(f"rollout {name}, turn {i}: version spans do not tile its {num_expected} tokens")
-        edges = [edge for span in turn.shaped for edge in span]
-        if edges != sorted(set(edges)) or (edges and not 0 <= edges[0] < edges[-1] <= num_expected):
-            raise ContractError(
-                f"rollout {name}, turn {i}: shaped ranges {turn.shaped} do not fit its {num_expected} tokens"
-            )
-    if not rollout.num_sampled_tokens and rollout.stop_reason != "quarantined":
-        raise ContractError(f"rollout {name} has no sampled token")
-    if not math.isfinite(rollout.temperature):
-        raise ContractError(f"rollout {name}: temperature {rollout.temperature} is not finite")
+    batches = _streams(data, "rollouts")[1]
+    for batch in batches if check else ():
+        check_rows(batch)
+    return [columns for batch in batches for columns in columns_of(batch)]
 
 
 def _check_trace(trace: Trace) -> None:
@@ -285,9 +228,9 @@ def _check_trace(trace: Trace) -> None:
 # ── IPC ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _encode(rows: list[dict[str, Any]], schema: Any) -> bytes:
+def _rows(rows: list[dict[str, Any]], schema: Any) -> Any:
     try:
-        return _write(pa.Table.from_pylist(rows, schema=schema), schema)
+        return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise ContractError(f"a value does not fit its column: {error}") from error
 
@@ -321,7 +264,7 @@ def _streams(data: Bytes, kind: str) -> tuple[Any, list[Any]]:
                 _check_schema(reader.schema, kind)
                 schema = reader.schema
                 batches += reader
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError) as error:
         raise ContractError(f"not an Arrow stream of {kind}: {error}") from error
     return schema, batches
 
@@ -338,26 +281,12 @@ def _batches(source: Any, schema: Any) -> Iterator[Any]:
 
 def _check_schema(schema: Any, kind: str) -> None:
     metadata = schema.metadata or {}
-    held = metadata.get(b"pixelis.kind", b"nothing known").decode()
-    version = metadata.get(b"pixelis.schema", b"0").decode()
+    held = metadata.get(b"pixelis.kind", b"nothing known").decode(errors="replace")
+    version = metadata.get(b"pixelis.schema", b"0").decode(errors="replace")
     if held != kind:
         raise ContractError(f"expected a stream of {kind}, got one of {held}")
     if version not in _READABLE[kind]:
         known = " and ".join(sorted(_READABLE[kind]))
         raise ContractError(f"a stream of schema {version}; this program reads schema {known}")
-
-
-def _media(batch: Any) -> list[tuple[MediaRef, ...]]:
-    """Every reference of each row, in order of first mention."""
-    found: list[tuple[MediaRef, ...]] = []
-    turns, calls = batch["turns"], batch["calls"]
-    for i, query in enumerate(batch["query"].to_pylist()):
-        rows = list(query["images"])
-        rows += query["clip"]["frames"] if query["clip"] else []
-        for images in turns[i].values.field("images").to_pylist():
-            rows += images
-        observations = calls[i].values.field("observation")
-        for side in ("image", "view"):
-            rows += [ref for ref in observations.field(side).to_pylist() if ref is not None]
-        found.append(tuple({row["digest"]: MediaRef(**row) for row in rows}.values()))
-    return found
+    if version == _WRITTEN[kind] and not schema.equals(_SCHEMAS[kind]):
+        raise ContractError(f"a stream that says it is of schema {version}, and has other columns")

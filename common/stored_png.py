@@ -33,6 +33,11 @@ def stored_png(pixels: NDArray[np.uint8]) -> bytes:
     return SIGNATURE + _header(width, height) + _chunk(b"IDAT", ZLIB + rows.tobytes() + checksum) + _END
 
 
+def stored_size(width: int, height: int) -> int:
+    """Bytes of what `stored_png` makes."""
+    return _FRONT + len(ZLIB) + height * (HEAD + 1 + 3 * width) + 4 + 4 + len(_END)
+
+
 def stored_pixels(data: bytes | memoryview | mmap.mmap, width: int, height: int) -> NDArray[np.uint8] | None:
     """The pixels that `stored_png` wrote, shape (height, width, 3), read-only, where they lie in `data`; None where
     `data` has not its exact layout.
@@ -69,3 +74,5 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 _END = _chunk(b"IEND", b"")
+_FRONT = len(SIGNATURE) + len(_header(1, 1)) + 8
+"""Bytes before the data of the IDAT chunk: signature, header, and its length and name."""

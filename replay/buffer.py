@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from common.columns import Columns, RolloutKeys
 from common.errors import ConfigError, ContractError, DiskFull, ReplayError, Stopped
-from common.schema import RolloutKeys
-from common.types import Consensus, Draw, MediaRef, Neighbour
+from common.types import Consensus, Draw, Neighbour
 from replay.ages import Ages
 from replay.commit import Committer
 from replay.config import ReplayConfig
 from replay.disk import refusal
 from replay.handing_out import HandingOut
+from replay.keeping import Keeping
 from replay.limiter import Limiter
 from replay.log import Log
 from replay.records import Admit, Advance, Begin, Kind, Record, Release, Rewind, Settle, Spend, encode
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
     from replay.index import NeighbourIndex
     from replay.media import DurableMedia
+
+
+INSPECTED_HERE = 1 << 18
+"""Bytes of a rollout whose laws are checked on the event loop, in less time than a thread takes to be woken."""
 
 
 class ReplayBuffer:
@@ -66,6 +70,7 @@ class ReplayBuffer:
         self._handing_out = HandingOut(log, media)
         self._index = None if index is None else Remembering(index)
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
+        self._keeping = None if media is None else Keeping(media, wait_for_room=self._wait_for_room)
         pruner = pruner or Pruner(config.folder, log, config.retention, media=media)
         self._upkeep = Upkeep(config, log, self._committer, pruner, reading=lambda: self._handing_out.reading)
         self._ages = Ages()
@@ -137,12 +142,12 @@ class ReplayBuffer:
         kept and spent as "late". Raises ContractError for one that breaks a law or whose group was never admitted.
         """
         self._check()
-        keys = await asyncio.to_thread(inspect, data)
-        if self._media is None:
-            return await self._add(data, keys)
-        with self._media.pinned(keys.media):
-            await self._keep(self._media, keys.media)
-            return await self._add(data, keys)
+        rollout = inspect(data) if len(data) <= INSPECTED_HERE else await asyncio.to_thread(inspect, data)
+        if self._media is None or self._keeping is None:
+            return await self._add(data, rollout.keys())
+        with self._media.pinned(rollout.media):
+            await self._keep(self._keeping, rollout)
+            return await self._add(data, rollout.keys())
 
     async def _add(self, data: bytes, keys: RolloutKeys) -> bool:
         async with self._changed:
@@ -154,6 +159,7 @@ class ReplayBuffer:
             else:
                 check_admissible(self._state, keys, drop_zero_variance=self._config.drop_zero_variance)
                 sequence, durable = self._committer.put(Kind.ROLLOUT, data)
+                self._handing_out.note(sequence, keys.media)
                 self._state.add(keys, sequence)
                 self._ages.note(self._state, [keys.group_id])
                 self._judge(keys.group_id)
@@ -343,19 +349,18 @@ class ReplayBuffer:
             self._log.abandon()  # without a seal nobody takes the index for one that was saved
             raise refusal(self._config.folder, "the index could not be saved; it will be built anew", error) from error
 
-    async def _keep(self, media: DurableMedia, refs: Sequence[MediaRef]) -> None:
-        """Wait until the pictures are durable, and for room where there is none."""
-        while True:
+    async def _keep(self, keeping: Keeping, rollout: Columns) -> None:
+        try:
+            await keeping.keep(rollout)
+        except ReplayError as error:
             self._check()
-            try:
-                await asyncio.to_thread(media.keep, refs)
-                return
-            except DiskFull as error:
-                await self._committer.wait_for_room(error)
-            except ReplayError as error:
-                self._check()
-                self._committer.fail(error)
-                raise
+            self._committer.fail(error)
+            raise
+
+    async def _wait_for_room(self, error: DiskFull) -> None:
+        self._check()
+        await self._committer.wait_for_room(error)
+        self._check()
 
     def _read_ahead(self, changed: str = "") -> None:
         """Read what the next draw would take now, once a draw: when the one before is handed out, or as soon as the

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from common.errors import DiskFull, ReplayError
 from replay.config import Durability
 from replay.frames import ALIGN
-from replay.log import Log
+from replay.log import RECORDS_AT_ONCE, Log
 from replay.snapshot import Position
 
 RETRY_S = 0.05
@@ -179,23 +180,34 @@ class Committer:
         is, and why it ended early.
         """
         rest, marks, full = deque(batch), list[Position](), None
-        try:
-            while rest:
-                item = rest[0]
-                if isinstance(item, _Mark):
+        most = 1 if self._durability.mode == "always" else RECORDS_AT_ONCE
+        while rest and full is None:
+            try:
+                if isinstance(rest[0], _Mark):
                     marks.append(self._log.mark())
-                else:
-                    self._log.append(item.kind, item.body)
-                    if self._durability.mode == "always":
-                        self._log.commit()
-                rest.popleft()
-        except DiskFull as error:
-            full = error
+                    rest.popleft()
+                    continue
+                for _ in range(self._log.append_some(_records(rest, most))):
+                    rest.popleft()
+                if self._durability.mode == "always":
+                    self._log.commit()
+            except DiskFull as error:
+                full, most = (error if most == 1 else None), 1  # there may be room for the first of them
         if self._durability.mode == "group":
             self._log.commit()
         while len(batch) > len(rest):
             batch.popleft()
         return marks, full
+
+
+def _records(items: Iterable[_Item | _Mark], most: int) -> list[tuple[int, bytes]]:
+    """Those before the first mark."""
+    found = list[tuple[int, bytes]]()
+    for item in islice(items, most):
+        if isinstance(item, _Mark):
+            break
+        found.append((item.kind, item.body))
+    return found
 
 
 def _fail(item: _Item | _Mark, error: ReplayError) -> None:

@@ -103,6 +103,11 @@ class FrameHeader(NamedTuple):
         return ALIGN + -(-self.length // ALIGN) * ALIGN
 
 
+def frame_size(body: Bytes) -> int:
+    """Bytes of a frame around `body`."""
+    return ALIGN + -(-len(body) // ALIGN) * ALIGN
+
+
 def pack_frame(kind: int, sequence: int, num_durable: int, body: Bytes, chain: int) -> tuple[bytes, bytes, int]:
     """(header, padding, new chain) of a frame around `body`."""
     digest = xxhash.xxh3_128_digest(body)

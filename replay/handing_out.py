@@ -8,28 +8,32 @@ unless it is of exactly the records that it names. At most one draw is held.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import MediaError, ReplayError
-from common.schema import RolloutKeys, merge_rollouts, rollout_keys
-from common.types import Draw
+from common.schema import merge_rollouts, rollout_columns
+from common.types import Draw, MediaRef
 from replay.log import Log
 from replay.records import Drawn
+from replay.segments import Frame
 from replay.state import Group
 
 if TYPE_CHECKING:
     from replay.media import DurableMedia
 
+NUM_NOTED = 1 << 12
+"""Rollouts whose pictures are noted when they come."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The rollouts of some records in one buffer, and what must be known of them where pictures are kept."""
+    """The rollouts of some records in one buffer, and the pictures that they show, where pictures are kept."""
 
     rollouts: bytes
-    keys: tuple[RolloutKeys, ...]
+    media: tuple[MediaRef, ...]
 
 
 class HandingOut:
@@ -42,6 +46,7 @@ class HandingOut:
         self._log = log
         self._media = media
         self._reading = Counter[int]()
+        self._shown = OrderedDict[int, tuple[MediaRef, ...]]()
         self._ahead: tuple[tuple[int, ...], asyncio.Task[_Read | None]] | None = None
         self._tasks = set[asyncio.Task[_Read | None]]()
         self.num_ahead = 0
@@ -54,6 +59,12 @@ class HandingOut:
     @property
     def is_ahead(self) -> bool:
         return self._ahead is not None
+
+    def note(self, sequence: int, media: tuple[MediaRef, ...]) -> None:
+        """The pictures that a rollout shows, so that they need not be looked for when it is drawn soon."""
+        self._shown[sequence] = media
+        if len(self._shown) > NUM_NOTED:
+            self._shown.popitem(last=False)
 
     async def draw(self, drawn: Drawn, groups: Sequence[Group], durable: Awaitable[None]) -> Draw:
         """What was drawn from `groups`, when its record is durable. Raises LogDamaged or MediaError for what is no
@@ -105,11 +116,20 @@ class HandingOut:
         return read
 
     def _read(self, sequences: Sequence[int]) -> _Read:
-        rollouts = merge_rollouts([frame.body for frame in self._log.mapped(sequences)])
-        return _Read(rollouts, () if self._media is None else tuple(rollout_keys(rollouts)))
+        frames = self._log.mapped(sequences)
+        media = dict[str, MediaRef]()
+        for frame in frames if self._media is not None else ():
+            media |= {ref.digest: ref for ref in self._shown_by(frame)}
+        return _Read(merge_rollouts([frame.body for frame in frames]), tuple(media.values()))
+
+    def _shown_by(self, frame: Frame) -> tuple[MediaRef, ...]:
+        noted = self._shown.pop(frame.sequence, None)
+        if noted is not None:
+            return noted
+        [rollout] = rollout_columns(frame.body)
+        return rollout.media
 
     def _restore(self, read: _Read) -> None:
         """The live store may have forgotten pictures since they were read ahead."""
         if self._media is not None:
-            for keys in read.keys:
-                self._media.restore(keys.media)
+            self._media.restore(read.media)

@@ -17,12 +17,12 @@ import fcntl
 import os
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import LogLocked, ReplayError
-from replay.disk import Disk, SyncFailed, begin_file, refusal, write_all
+from replay.disk import PIECES_AT_ONCE, Disk, SyncFailed, begin_file, refusal, write_all
 from replay.footer import pack_footer
 from replay.frames import (
     ALIGN,
@@ -31,11 +31,15 @@ from replay.frames import (
     SEAL,
     Bytes,
     SegmentHeader,
+    frame_size,
     pack_frame,
 )
 from replay.held import Held
 from replay.segments import Contents, Frame, Loss, Segment, read_segments
 from replay.snapshot import Position, Snapshot, Trust, find_snapshot, write_snapshot
+
+RECORDS_AT_ONCE = PIECES_AT_ONCE // 3
+"""That one system call writes: a record is a header, a body and padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,17 +155,31 @@ class Log:
         When the disk refuses the write, the log is cut back to the record before and ReplayError says why, DiskFull
         where room is all that it lacks; the caller may try again.
         """
-        assert SEAL < kind < FIRST_RESERVED, kind
+        self.append_some([(kind, body)])
+        return self.next_sequence - 1
+
+    def append_some(self, records: Sequence[tuple[int, Bytes]]) -> int:
+        """Write the first of `records`, (kind, body), and as many that follow as lie in the same segment and fit into
+        one system call; returns how many. All of them or none: the disk refuses as in `append`.
+        """
+        assert all(SEAL < kind < FIRST_RESERVED for kind, _ in records)
         self._check()
-        if self._size > ALIGN and (self._size + ALIGN + len(body) > self._segment_bytes or self._is_old()):
+        if self._size > ALIGN and (self._size + frame_size(records[0][1]) > self._segment_bytes or self._is_old()):
             self._seal()
         if self._file < 0:
             self._start_segment()
-        offset = self._size
-        self._write((kind, body))
-        self._entries.extend((offset, self._chain))
-        self.next_sequence += 1
-        return self.next_sequence - 1
+        count, end, offset = 0, self._size, self._size
+        for _, body in records[:RECORDS_AT_ONCE]:
+            end += frame_size(body)
+            if count and end > self._segment_bytes:
+                break
+            count += 1
+        chains = self._write(records[:count], range(self.next_sequence, self.next_sequence + count))
+        for (_, body), chain in zip(records, chains, strict=False):
+            self._entries.extend((offset, chain))
+            offset += frame_size(body)
+        self.next_sequence += count
+        return count
 
     def commit(self) -> None:
         """Make everything appended durable. A failure is fatal: what the disk holds is then unknown (the kernel may
@@ -265,13 +283,13 @@ class Log:
         if self._broken:
             raise ReplayError(f"{self.folder}: the log is broken since {self._broken}")
 
-    def _write(self, *frames: tuple[int, Bytes]) -> None:
-        """All of them or none."""
-        buffers: list[Bytes] = []
-        chain = self._chain
-        for kind, body in frames:
-            header, padding, chain = pack_frame(kind, self.next_sequence, self._num_durable, body, chain)
+    def _write(self, frames: Sequence[tuple[int, Bytes]], sequences: Iterable[int]) -> list[int]:
+        """All of them or none. Returns the chain of each."""
+        buffers, chains, chain = list[Bytes](), list[int](), self._chain
+        for (kind, body), sequence in zip(frames, sequences, strict=True):
+            header, padding, chain = pack_frame(kind, sequence, self._num_durable, body, chain)
             buffers += [header, body, padding]
+            chains.append(chain)
         try:
             write_all(self._disk, self._file, buffers)
         except OSError as error:
@@ -279,6 +297,7 @@ class Log:
             raise refusal(self.folder, "a write failed; nothing of it is kept", error) from error
         self._chain = chain
         self._size += sum(map(len, buffers))
+        return chains
 
     def _cut_back(self, error: OSError) -> None:
         try:
@@ -304,7 +323,7 @@ class Log:
         """
         self.commit()
         footer = self._size
-        self._write((FOOTER, pack_footer(self._entries)), (SEAL, b""))
+        self._write([(FOOTER, pack_footer(self._entries)), (SEAL, b"")], [self.next_sequence] * 2)
         self._sync()
         sealed = Segment(
             name=self._path.name,

@@ -1,8 +1,9 @@
 """Durable media: the pictures that kept rollouts refer to, by content, beside the log.
 
 The live store is in shared memory and forgets; a rollout is acknowledged only when its views and images lie here. The
-same content is copied once. What the live store has forgotten is put back when a draw needs it. Pictures are appended
-to packs (replay/packs); many threads that append share a sync.
+same content is copied once, and of a picture that is a cut of another one the recipe. What the live store has forgotten
+is put back when a draw needs it. Pictures are appended to packs (replay/packs); what is asked for together shares a
+sync, and so do threads.
 """
 
 from __future__ import annotations
@@ -11,16 +12,29 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import ContractError, MediaError, ReplayError
+from common.cuts import Cut, cut_out
+from common.errors import ContractError, DiskFull, MediaError, ReplayError
 from common.media import FolderMediaStore, content_digest
 from common.types import MediaRef
 from replay.disk import Disk, SyncFailed, begin_file, refusal, write_all, write_whole
-from replay.frames import ALIGN
-from replay.packs import Pack, PackedMedia, Place, entry_header, index_of, leave_out_of, pack_header, read_entry
+from replay.frames import ALIGN, Bytes
+from replay.packs import (
+    PICTURE,
+    RECIPE,
+    Pack,
+    PackedMedia,
+    Place,
+    entry,
+    index_of,
+    leave_out_of,
+    pack_header,
+    read_entry,
+)
+from replay.recipes import made, pack_recipe, unpack_recipe
 
 NUM_REMEMBERED = 1 << 16
 """Digests known to be durable, so that a picture that many rollouts show is not looked for again."""
@@ -48,7 +62,7 @@ class DurableMedia:
         self._live = live
         self._sync = sync
         self._pack_bytes = pack_bytes
-        self._appending, self._syncing = threading.Lock(), threading.Lock()
+        self._appending, self._syncing, self._pinning = threading.Lock(), threading.Lock(), threading.Lock()
         self._kept: OrderedDict[str, None] = OrderedDict()
         self._pinned: Counter[str] = Counter()
         self._asked: set[str] | None = None
@@ -61,6 +75,7 @@ class DurableMedia:
         self._disk.make_folder(self.folder)
         for aside in self.folder.glob(".aside-*"):
             self._disk.unlink(aside)
+        self._has_singles = any(self.folder.glob("??"))
         self.store = PackedMedia(self.folder)
         for pack in self.store.packs:
             if not pack.has_index:
@@ -72,14 +87,14 @@ class DurableMedia:
     def pinned(self, refs: Iterable[MediaRef]) -> Iterator[None]:
         """Until the end of this, these pictures are not removed: a rollout that shows them is being kept."""
         digests = {ref.digest for ref in refs}
-        with self._appending:
+        with self._pinning:
             self._pinned.update(digests)
             if self._asked is not None:
                 self._asked |= digests
         try:
             yield
         finally:
-            with self._appending:
+            with self._pinning:
                 self._pinned.subtract(digests)
                 for digest in digests:
                     if not self._pinned[digest]:
@@ -89,7 +104,7 @@ class DurableMedia:
         """Remove the pictures that no rollout of the log refers to; `unneeded` says which. What is pinned meanwhile
         stays. Returns what went and what stayed. Raises OSError as the disk does.
         """
-        with self._appending:
+        with self._appending, self._pinning:
             if self._file >= 0 and not self._broken:
                 self._end()
             self._asked = set(self._pinned)
@@ -97,15 +112,15 @@ class DurableMedia:
         try:
             found = unneeded()
         finally:
-            with self._appending:
+            with self._appending, self._pinning:
                 self._going = going = found - self._asked
                 self._asked = None
-                packs = [pack.path for pack in self.store.packs]
+                ended = self.store
                 for digest in going:
                     self._kept.pop(digest, None)
         try:
             self._disk.sync_folder(self.folder)  # a killed process may have replaced packs
-            leave_out_of(packs, going, self._disk)
+            leave_out_of(ended, going, self._disk)
             for path in (self._single_path(digest) for digest in sorted(going)):
                 if path.is_file():
                     self._disk.unlink(path)
@@ -116,21 +131,53 @@ class DurableMedia:
                 self._going = frozenset()
         return going, found - going
 
-    def keep(self, refs: Iterable[MediaRef]) -> int:
+    def holds(self, refs: Iterable[MediaRef]) -> bool:
+        """Whether these are known to be durable, so that nobody need wait for them."""
+        return all(ref.digest in self._kept for ref in refs)
+
+    def keep(self, refs: Iterable[MediaRef], cuts: Sequence[Cut] = ()) -> int:
         """Append what is not here yet and make all of it durable. Returns the bytes appended.
+
+        cuts: which of them may be a part of another; a picture that is, to the last pixel, takes 128 bytes.
 
         Raises ContractError when the live store does not hold a picture or holds other bytes under its name,
         ReplayError when the disk refuses (DiskFull where room is all that it lacks); nothing of the picture is kept.
         """
-        missing = [ref.digest for ref in refs if ref.digest not in self._kept]
-        num_bytes = sum(self._append(digest) for digest in dict.fromkeys(missing))
-        if missing:
+        [kept] = self.keep_all([(tuple(refs), cuts)])
+        if not isinstance(kept, int):
+            raise kept
+        return kept
+
+    def keep_all(
+        self, wanted: Iterable[tuple[Sequence[MediaRef], Sequence[Cut]]]
+    ) -> list[int | ContractError | DiskFull]:
+        """Each as `keep`, with one sync for all of them: what it returned, or why it was refused. Raises ReplayError
+        as `keep`, where it is the end for all.
+        """
+        kept, durable, sources = list[int | ContractError | DiskFull](), dict[str, None](), dict[str, Bytes]()
+        for refs, cuts in wanted:
+            missing = [ref for ref in refs if ref.digest not in self._kept]
+            try:
+                kept.append(self._append_all(missing, cuts, sources))
+                durable |= dict.fromkeys(ref.digest for ref in missing)
+            except (ContractError, DiskFull) as error:
+                kept.append(error)
+        if durable:
             self._make_durable()
-            with self._appending:
-                self._kept.update(dict.fromkeys(missing))
-                while len(self._kept) > NUM_REMEMBERED:
-                    self._kept.popitem(last=False)
-        return num_bytes
+        with self._appending:
+            self._kept.update(durable)
+            while len(self._kept) > NUM_REMEMBERED:
+                self._kept.popitem(last=False)
+        return kept
+
+    def _append_all(self, refs: Sequence[MediaRef], cuts: Sequence[Cut], sources: dict[str, Bytes]) -> int:
+        """What may be cut from others comes after them. sources: bytes that cuts were looked for in."""
+        ways: dict[str, list[Cut]] = {ref.digest: [] for ref in refs}
+        for cut in cuts:
+            if cut.target.digest in ways:
+                ways[cut.target.digest].append(cut)
+        order = sorted(ways, key=lambda digest: bool(ways[digest]))
+        return sum(self._append(digest, ways[digest], sources) for digest in order)
 
     def restore(self, refs: Iterable[MediaRef]) -> None:
         """Put back into the live store what it no longer holds. Raises MediaError when it is not here either."""
@@ -145,9 +192,10 @@ class DurableMedia:
             if place is None or self._file < 0:
                 return self.store.get(digest)
             raw = os.pread(self._file, place.end - place.offset + ALIGN, place.offset - ALIGN)
-        if read_entry(raw, 0) != (digest, Place(ALIGN, place.length)):
+        if read_entry(raw, 0) != (digest, Place(ALIGN, place.length, place.form)):
             raise MediaError(f"media {digest[:12]}… is damaged in {self._path(self._number)}")
-        return raw[ALIGN : ALIGN + place.length]
+        body = raw[ALIGN : ALIGN + place.length]
+        return body if place.form == PICTURE else made(unpack_recipe(digest, body), self.get)
 
     def close(self) -> None:
         """End the pack, so that its index need not be found by a walk. Raises ReplayError when its sync fails."""
@@ -167,28 +215,46 @@ class DurableMedia:
                 self._disk.close(self._file)
                 self._file = -1
 
-    def _append(self, digest: str) -> int:
+    def _append(self, digest: str, cuts: Sequence[Cut], sources: dict[str, Bytes]) -> int:
         """Append one picture unless it is here. Returns its bytes."""
         with self._appending:
             if self._is_here(digest):
                 return 0
-        data = self._fetch(digest)
+        cut = next((cut for cut in cuts if self._is_cut(cut, sources)), None)
+        body, form = (self._fetch(digest), PICTURE) if cut is None else (pack_recipe(cut), RECIPE)
         with self._appending:
             if self._is_here(digest):
                 return 0
-            if self._file >= 0 and self._size + ALIGN + len(data) > self._pack_bytes:
+            if self._file >= 0 and self._size + ALIGN + len(body) > self._pack_bytes:
                 self._end()
             if self._file < 0:
                 self._begin()
-            place = Place(self._size + ALIGN, len(data))
+            place = Place(self._size + ALIGN, len(body), form)
             try:
-                write_all(self._disk, self._file, [entry_header(digest, data), data, bytes(-len(data) % ALIGN)])
+                write_all(self._disk, self._file, entry(digest, body, form))
             except OSError as error:
                 self._cut_back(error)
                 raise refusal(self.folder, "a write failed; nothing of it is kept", error) from error
             self._entries[digest] = place
             self._size = place.end
-        return len(data)
+        return len(body)
+
+    def _is_cut(self, cut: Cut, sources: dict[str, Bytes]) -> bool:
+        """Whether the picture is what `cut` says, and what it is cut from is kept here as it is."""
+        source = cut.source.digest
+        with self._appending:
+            place = self._entries.get(source)
+            if place is None and source in self._going:
+                return False
+            if not self.store.holds_pixels(source) if place is None else place.form != PICTURE:
+                return False
+        try:
+            if source not in sources:
+                sources[source] = memoryview(self._live.mapped(source))
+            data = cut_out(cut, sources[source])
+        except MediaError:  # the live store forgets; pixels are kept then
+            return False
+        return data is not None and content_digest(data) == cut.target.digest
 
     def _is_here(self, digest: str) -> bool:
         if self._broken:
@@ -201,6 +267,8 @@ class DurableMedia:
 
     def _single(self, digest: str) -> bool:
         """Whether an earlier version left it as a file of its own; its content is durable, its name may not be."""
+        if not self._has_singles:
+            return False
         path = self._single_path(digest)
         if path.is_file() and self._sync:
             try:
@@ -213,9 +281,9 @@ class DurableMedia:
     def _single_path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
 
-    def _fetch(self, digest: str) -> bytes:
+    def _fetch(self, digest: str) -> Bytes:
         try:
-            data = self._live.get(digest)
+            data = memoryview(self._live.mapped(digest))
         except MediaError as error:
             raise ContractError(f"a rollout refers to media that this node does not hold: {error}") from error
         if content_digest(data) != digest:
@@ -285,14 +353,18 @@ class DurableMedia:
             self._disk.close(self._ended.pop())
 
     def _adopt(self, pack: Pack) -> None:
-        """A pack that a killed process left: what is whole in it becomes durable, and gets an index."""
+        """A pack that a killed process left: what is whole in it becomes durable, and gets an index. A recipe whose
+        source is not here was never acknowledged, and is left out.
+        """
         if self._sync:
             file = self._disk.open(pack.path)
             try:
                 self._sync_file(file)
             finally:
                 self._disk.close(file)
-        self._write_index(pack.number, len(pack.data), pack.entries())
+        alone = {cut.target.digest for cut in pack.recipes() if cut.source.digest not in self.store}
+        entries = {digest: place for digest, place in pack.entries().items() if digest not in alone}
+        self._write_index(pack.number, len(pack.data), entries)
 
     def _write_index(self, number: int, num_bytes: int, entries: dict[str, Place]) -> None:
         path = self._path(number).with_suffix(".index")

@@ -14,7 +14,7 @@ import msgspec
 from common.schema import rollout_keys
 from replay.disk import Disk, write_whole
 from replay.log import Log
-from replay.packs import Pack, leave_out
+from replay.packs import PackedMedia, leave_out_of
 from replay.records import Kind
 
 
@@ -44,9 +44,7 @@ def remove_media(folder: Path, doomed: Set[str], disk: Disk) -> None:
         return
     for place in {folder, *(folder / digest[:2] for digest in doomed if (folder / digest[:2]).is_dir())}:
         disk.sync_folder(place)
-    for path in sorted(folder.glob("[0-9]*.pack")):
-        if not doomed.isdisjoint(Pack(path).entries()):
-            leave_out(path, doomed, disk)
+    leave_out_of(PackedMedia(folder), doomed, disk)
     singles = (folder / digest[:2] / digest for digest in sorted(doomed))
     remove([*folder.glob(".aside-*"), *(path for path in singles if path.is_file())], disk)
 

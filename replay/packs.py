@@ -1,8 +1,10 @@
 """Packs: many pictures in one append-only file, by content, and the index that finds them.
 
-A pack is a 64-byte header and entries; an entry is a 64-byte header (length, blake3 of the bytes, their xxh3-64), the
-bytes, and zeros to the next multiple of 64, so pixels can be used where they lie in a memory map. An index beside a
-pack lists its entries by digest; it is derived: without it, or where it does not match, the pack is walked.
+A pack is a 64-byte header and entries; an entry is a 64-byte header (form, length, blake3 of the picture, xxh3-64 of
+the body), the body, and zeros to the next multiple of 64, so pixels can be used where they lie in a memory map. The
+body is the picture's bytes, or a recipe (replay/recipes) where it is a cut of another one that is kept as it is. An
+index beside a pack lists its entries by digest; it is derived: without it, or where it does not match, the pack is
+walked.
 
     media/00000000.pack …     entries, in the order in which they came
     media/00000000.index …    written when a pack is ended, or found without one
@@ -10,8 +12,9 @@ pack lists its entries by digest; it is derived: without it, or where it does no
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +22,21 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from common.cuts import Cut
 from common.errors import MediaError
 from replay.disk import Disk, write_aside, write_whole
 from replay.frames import ALIGN, Bytes
+from replay.recipes import made, unpack_recipe
 from replay.segments import map_file
 
-PACK_FORMAT = 1
+PACK_FORMAT = 2
+"""Format 1 had no recipes; it is still read."""
+PICTURE, RECIPE = 0, 1
+"""What the body of an entry is."""
 
 _PACK_MAGIC, _ENTRY_MAGIC, _INDEX_MAGIC = b"PXLSMED\n", b"PXME", b"PXLSMIX\n"
 _PACK = struct.Struct("<8sI4xQQ24xQ")
-_ENTRY = struct.Struct("<4s4xQ32sQQ")
+_ENTRY = struct.Struct("<4sIQ32sQQ")
 _INDEX = struct.Struct("<8sI4xQQQ16xQ")
 assert _PACK.size == _ENTRY.size == _INDEX.size == ALIGN
 _ROW = np.dtype([("digest", "S32"), ("offset", "<u8"), ("length", "<u8")])
@@ -37,10 +45,11 @@ _HASH_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Of a picture's bytes in a pack."""
+    """Of an entry's body in a pack. form: PICTURE or RECIPE."""
 
     offset: int
     length: int
+    form: int = PICTURE
 
     @property
     def end(self) -> int:
@@ -52,8 +61,11 @@ def pack_header(index: int, created_ns: int) -> bytes:
     return _hashed(_PACK.pack(_PACK_MAGIC, PACK_FORMAT, index, created_ns, 0))
 
 
-def entry_header(digest: str, data: Bytes) -> bytes:
-    return _hashed(_ENTRY.pack(_ENTRY_MAGIC, len(data), bytes.fromhex(digest), xxhash.xxh3_64_intdigest(data), 0))
+def entry(digest: str, body: Bytes, form: int = PICTURE) -> list[Bytes]:
+    """The pieces of an entry."""
+    checksum = xxhash.xxh3_64_intdigest(body)
+    header = _hashed(_ENTRY.pack(_ENTRY_MAGIC, form, len(body), bytes.fromhex(digest), checksum, 0))
+    return [header, body, bytes(-len(body) % ALIGN)]
 
 
 def _hashed(header: bytes) -> bytes:
@@ -66,8 +78,8 @@ def read_entry(data: Bytes, start: int) -> tuple[str, Place] | None:
     raw = data[start : start + ALIGN]
     if len(raw) < ALIGN or raw[:4] != _ENTRY_MAGIC or _hashed(bytes(raw)) != raw:
         return None
-    _, length, digest, checksum, _ = _ENTRY.unpack(raw)
-    place = Place(start + ALIGN, length)
+    _, form, length, digest, checksum, _ = _ENTRY.unpack(raw)
+    place = Place(start + ALIGN, length, form)
     whole = data[place.offset : place.end]
     if len(whole) < place.end - place.offset or any(whole[length:]):
         return None
@@ -117,10 +129,14 @@ class Pack:
         if self._rows is None:
             return self._walked
         raw = self._rows["digest"].tobytes()
-        return {
-            raw[32 * i : 32 * i + 32].hex(): Place(int(row["offset"]), int(row["length"]))
-            for i, row in enumerate(self._rows)
-        }
+        return {raw[32 * i : 32 * i + 32].hex(): self._place(row) for i, row in enumerate(self._rows)}
+
+    def recipes(self) -> Iterator[Cut]:
+        """Of the pictures that lie here as cuts of others."""
+        for digest, place in self.entries().items():
+            if place.form == RECIPE:
+                with contextlib.suppress(MediaError):  # what is damaged is no recipe any more
+                    yield unpack_recipe(digest, self.read(digest, place))
 
     def find(self, digest: str) -> Place | None:
         if self._rows is None:
@@ -135,14 +151,19 @@ class Pack:
                 high = middle
         if low == len(self._rows) or self._digest(low) != wanted:
             return None
-        return Place(int(self._rows[low]["offset"]), int(self._rows[low]["length"]))
+        return self._place(self._rows[low])
 
     def read(self, digest: str, place: Place) -> memoryview:
-        """The bytes where they lie, checked. Raises MediaError when they are damaged."""
+        """The body where it lies, checked. Raises MediaError when it is damaged."""
         found = read_entry(self.data, place.offset - ALIGN)
         if found != (digest, place):
             raise MediaError(f"media {digest[:12]}… is damaged in {self.path}")
         return memoryview(self.data)[place.offset : place.offset + place.length]
+
+    def _place(self, row: np.void) -> Place:
+        offset = int(row["offset"])
+        form = int.from_bytes(self.data[offset - ALIGN + 4 : offset - ALIGN + 8], "little")
+        return Place(offset, int(row["length"]), form)
 
     def _digest(self, row: int) -> bytes:
         assert self._rows is not None
@@ -158,25 +179,30 @@ class Pack:
         if len(body) < ALIGN or xxhash.xxh3_128_digest(body) != digest:
             return None
         magic, version, number, num_bytes, count, _ = _INDEX.unpack(body[:ALIGN])
-        same = (magic, version, number, num_bytes) == (_INDEX_MAGIC, PACK_FORMAT, self.number, len(self.data))
+        same = (magic, number, num_bytes) == (_INDEX_MAGIC, self.number, len(self.data)) and version <= PACK_FORMAT
         if not same or len(body) != ALIGN + count * _ROW.itemsize:
             return None
         self._raw = body[ALIGN:]
         return np.frombuffer(self._raw, _ROW)
 
 
-def leave_out(path: Path, digests: Set[str], disk: Disk) -> None:
-    """Rewrite the pack at `path` without these pictures, nor anything damaged. A process that is killed leaves the old
-    pack or the new one. Raises OSError as the disk does.
+def leave_out(path: Path, digests: Set[str], disk: Disk, instead: Mapping[str, bytes] | None = None) -> None:
+    """Rewrite the pack at `path` without these pictures, nor anything damaged; those in `instead` as what is given. A
+    process that is killed leaves the old pack or the new one. Raises OSError as the disk does.
     """
-    pack = Pack(path)
+    pack, instead = Pack(path), instead or {}
     pieces: list[Bytes] = [pack_header(pack.number, pack.created_ns)]
     size, entries = ALIGN, dict[str, Place]()
     for digest, place in sorted(pack.entries().items(), key=lambda item: item[1].offset):
-        if digest not in digests:
+        if digest in digests:
+            continue
+        if digest in instead:
+            pieces += entry(digest, instead[digest])
+            entries[digest] = Place(size + ALIGN, len(instead[digest]))
+        else:
             pieces.append(pack.data[place.offset - ALIGN : place.end])
-            entries[digest] = Place(size + ALIGN, place.length)
-            size += len(pieces[-1])
+            entries[digest] = Place(size + ALIGN, place.length, place.form)
+        size = entries[digest].end
     index = path.with_suffix(".index")
     disk.unlink(index)
     disk.sync_folder(path.parent)
@@ -185,11 +211,24 @@ def leave_out(path: Path, digests: Set[str], disk: Disk) -> None:
     write_whole(disk, index, index_of(pack.number, size, entries))
 
 
-def leave_out_of(paths: Iterable[Path], digests: Set[str], disk: Disk) -> None:
-    """Rewrite those of the packs that hold one of these pictures."""
-    for path in paths:
-        if not digests.isdisjoint(Pack(path).entries()):
-            leave_out(path, digests, disk)
+def leave_out_of(store: PackedMedia, digests: Set[str], disk: Disk) -> None:
+    """Rewrite the packs of `store` so that none holds one of these pictures. What stays and was cut from them is
+    written as it is first, so a kill in between leaves a picture more, never one less.
+    """
+    for pack in store.packs:
+        left = [cut.target.digest for cut in pack.recipes() if cut.source.digest in digests]
+        instead = dict(_readable(store, set(left) - digests))
+        if instead:
+            leave_out(pack.path, frozenset(), disk, instead)
+    for pack in store.packs:
+        if not digests.isdisjoint(pack.entries()):
+            leave_out(pack.path, digests, disk)
+
+
+def _readable(store: PackedMedia, digests: Set[str]) -> Iterator[tuple[str, bytes]]:
+    for digest in sorted(digests):
+        with contextlib.suppress(MediaError):  # it was lost before, with what it was cut from
+            yield digest, store.get(digest)
 
 
 class PackedMedia:
@@ -215,11 +254,17 @@ class PackedMedia:
         found = self._find(digest)
         if found is not None:
             pack, place = found
-            return pack.read(digest, place)
+            body = pack.read(digest, place)
+            return body if place.form == PICTURE else memoryview(made(unpack_recipe(digest, body), self.mapped))
         try:
             return map_file(self._single(digest))
         except FileNotFoundError:
             raise MediaError(f"media {digest[:12]}… is not in {self.root}") from None
+
+    def holds_pixels(self, digest: str) -> bool:
+        """Whether the picture is here as it is, so that others may be cut from it."""
+        found = self._find(digest)
+        return self._single(digest).is_file() if found is None else found[1].form == PICTURE
 
     def digests(self) -> Iterator[str]:
         """Of everything that is here; a picture that lies in two places comes twice."""
@@ -272,6 +317,6 @@ def _created(data: Bytes, path: Path) -> int:
     if len(raw) < ALIGN or _hashed(raw) != raw or raw[:8] != _PACK_MAGIC:
         return 0
     _, version, _, created_ns, _ = _PACK.unpack(raw)
-    if version != PACK_FORMAT:
-        raise MediaError(f"{path}: written in pack format {version}; this version reads format {PACK_FORMAT}")
+    if version > PACK_FORMAT:
+        raise MediaError(f"{path}: written in pack format {version}; this version reads formats 1 to {PACK_FORMAT}")
     return int(created_ns)

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from common.columns import RolloutKeys
 from common.errors import ContractError
-from common.schema import RolloutKeys
 from common.types import Consensus
 from replay.config import Drawing
 from replay.frames import PRUNED, Bytes

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+from common.columns import Columns, RolloutKeys
 from common.errors import ConfigError, ContractError
-from common.schema import RolloutKeys, decode_rollouts, rollout_keys
+from common.schema import rollout_columns
 from replay.config import Drawing
 from replay.limiter import check_group_size
 from replay.records import Begin, Drawn
@@ -92,13 +93,12 @@ def is_known(state: State, keys: RolloutKeys) -> bool:
     return held or state.is_duplicate(keys)
 
 
-def inspect(data: bytes) -> RolloutKeys:
-    """The keys of a rollout that came, every law of it checked. Raises ContractError."""
-    decode_rollouts(data)
-    keys = rollout_keys(data)
-    if len(keys) != 1:
-        raise ContractError(f"one rollout at a time; got {len(keys)}")
-    return keys[0]
+def inspect(data: bytes) -> Columns:
+    """A rollout that came, every law of it checked. Raises ContractError."""
+    found = rollout_columns(data, check=True)
+    if len(found) != 1:
+        raise ContractError(f"one rollout at a time; got {len(found)}")
+    return found[0]
 
 
 def check_admissible(state: State, keys: RolloutKeys, *, drop_zero_variance: bool) -> None:

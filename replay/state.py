@@ -23,7 +23,7 @@ from itertools import islice, takewhile
 
 import msgspec
 
-from common.schema import RolloutKeys
+from common.columns import RolloutKeys
 from common.types import Consensus
 from replay.config import Drawing
 from replay.limiter import Limiter

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.columns import RolloutKeys
 from common.errors import ContractError
-from common.schema import RolloutKeys, rollout_keys, rollout_table
+from common.schema import rollout_keys, rollout_table
 from replay.audit.media import MediaCount, References, kept_media
 from replay.reading import Entry, SegmentInfo, kind_name, read_log
 from replay.records import Kind, Pruned, decode

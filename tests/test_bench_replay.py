@@ -18,8 +18,9 @@ from cluster.benchmarks.replay_log import LogSizes
 from cluster.benchmarks.replay_peers import PeerSizes, Remote
 from cluster.benchmarks.replay_rows import SIBLINGS, Rows, group_name, pixels_of_group
 from cluster.progress import Silent
+from common.cuts import cut_out
 from common.media import FolderMediaStore, put_view
-from common.schema import decode_rollouts, rollout_keys
+from common.schema import decode_rollouts, rollout_columns, rollout_keys
 
 NOBODY = Remote(name="nobody", environment=".venv-of-nobody", survives="nothing")
 
@@ -69,6 +70,9 @@ def test_a_row_is_a_rollout_of_its_own(tmp_path: Path) -> None:
     (rollout,) = decode_rollouts(rows.body(83, refs))
     assert (rollout.rollout_id, rollout.group_id, rollout.sequence) == ("r000000000083", group_name(10), 83)
     assert [image for turn in rollout.turns for image in turn.images] == list(refs)
+    [cut] = {cut.target.digest: cut for cut in rollout_columns(rows.body(83, refs))[0].cuts()}.values()
+    assert (cut.target, cut.source) == (refs[1], refs[0])
+    assert cut_out(cut, store.get(refs[0].digest)) == store.get(refs[1].digest)
     assert rollout_keys(rows.body(83)) == [rows.keys(83)]
     scores = {rows.keys(number).score for number in range(SIBLINGS)}
     assert len(scores) == SIBLINGS, "a group that agrees would not be drawn"

@@ -19,13 +19,18 @@ from replay.config import ReplayConfig
 from replay.frames import FORMAT_VERSION
 from replay.log import Log
 from replay.opening import open_replay
+from replay.packs import PACK_FORMAT, PackedMedia
 from replay.reading import KIND_NAMES
 from replay.records import Kind
 
 LOGS = sorted(GOLDEN.glob("log-*"))
+MEDIA = sorted(GOLDEN.glob("media-*"))
 TRACES = sorted(GOLDEN.glob("traces-*"))
 OURS = f"log-{FORMAT_VERSION}.{SCHEMA_VERSION}"
-HOW = "a new number in common/schema.py or replay/frames.py, then `PYTHONPATH=.:tests python -m fakes.golden`"
+HOW = (
+    "a new number in common/schema.py, replay/frames.py or replay/packs.py, "
+    "then `PYTHONPATH=.:tests python -m fakes.golden`"
+)
 
 
 def recorded(folder: Path, name: str = "values.json") -> Any:
@@ -98,8 +103,19 @@ def test_golden_traces_are_read_and_give_the_recorded_values(folder: Path) -> No
     assert within(recorded(folder), plain(found))
 
 
+@pytest.mark.parametrize("folder", MEDIA, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("indexed", [True, False])
+def test_golden_pictures_are_read_back_by_their_digests(folder: Path, indexed: bool, tmp_path: Path) -> None:
+    for file in folder.glob("*.pack" if not indexed else "0*"):
+        shutil.copy(file, tmp_path)
+    reader = PackedMedia(tmp_path)
+    assert [pack.has_index for pack in reader.packs] == [indexed]
+    assert {digest: reader.get(digest).hex() for digest in reader.digests()} == recorded(folder)
+
+
 def test_this_version_has_golden_files_of_what_it_writes() -> None:
     assert (GOLDEN / f"traces-{TRACE_VERSION}").is_dir(), HOW
+    assert (GOLDEN / f"media-{PACK_FORMAT}").is_dir(), HOW
     ours = [folder for folder in LOGS if folder.name == OURS or folder.name.startswith(f"{OURS}-")]
     assert ours, HOW
     known: dict[str, Any] = {}

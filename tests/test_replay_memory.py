@@ -12,7 +12,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.schema import RolloutKeys
+from common.columns import RolloutKeys
 from replay.config import Drawing
 from replay.records import Admit, Advance, Begin, Drawn, Release, Rewind, Spend
 from replay.state import MAX_CLOSED, PACKED_AT_ONCE, State

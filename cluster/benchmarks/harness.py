@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOT_SUITES = (
     *("faults", "harness", "hostile", "hota", "machine", "models", "recorded", "soak"),
     *("perception", "perception_reading", "perception_segments"),
-    *("replay_draws", "replay_log", "replay_peer", "replay_peers", "replay_rows"),
+    *("replay_draws", "replay_log", "replay_peer", "replay_peers", "replay_putter", "replay_rows"),
 )
 
 

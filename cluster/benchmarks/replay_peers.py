@@ -1,16 +1,15 @@
 """Rollouts through this replay and through others', side by side: every row is put and got back once.
 
 Rows come IN_FLIGHT at a time, singly, as rollouts end. With pictures, a row is a rollout with the view that its
-siblings share and a crop of its own; others are handed arrays, and keep a copy a row. What each survives is said beside
-its name. Peers with packages of their own run in the environments that `scripts/setup peers` makes, each as one process
-that is told when to do a round (cluster/benchmarks/replay_peer.py); one without an environment is left out, with a
-line.
+siblings share and a crop of its own: a part of that view, or resampled, so that no pixel of it is in the view. Others
+are handed arrays, and keep a copy a row. What each survives is said beside its name. Peers with packages of their own
+run in the environments that `scripts/setup peers` makes, each as one process that is told when to do a round
+(cluster/benchmarks/replay_peer.py); one without an environment is left out, with a line.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import shutil
@@ -19,19 +18,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from asyncio.subprocess import Process
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cluster.benchmarks import replay_putter
 from cluster.benchmarks.harness import Figure, compared, interleaved
 from cluster.benchmarks.replay_rows import PHASE, SIBLINGS, Rows, group_name, pixels_of_group
-from common.media import FolderMediaStore, pixels_of, put_view
+from common.media import FolderMediaStore, content_digest, pixels_of
 from common.types import MediaRef
 from replay.buffer import ReplayBuffer
 from replay.config import ReplayConfig
@@ -42,6 +43,9 @@ IN_FLIGHT = 32
 GROUPS = IN_FLIGHT // SIBLINGS
 PIXELS_VS_TRANSFERQUEUE = 10.0
 ROOT = Path(__file__).parents[2]
+
+Kind: TypeAlias = Literal["rows", "pixels", "resampled"]
+"""Rollouts alone; with crops that are a part of the view; with crops that are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,19 +108,21 @@ async def measure_peers(
 async def _beside(
     ours: _Ours, peer: Peer, arrays: dict[str, NDArray[np.uint8]], sizes: PeerSizes, rounds: int
 ) -> list[Figure]:
+    short = peer.name.split()[0].replace("dm-", "").replace("-", "_").lower()
+    promised = short == "transferqueue"
+    kinds: tuple[Kind, ...] = ("rows", "pixels", "resampled") if promised else ("rows", "pixels")
     figures = []
-    for kind, groups in (("rows", sizes.plain_groups), ("pixels", sizes.pixel_groups)):
-        wanted = _rows_of(arrays, groups, pixels=kind == "pixels")
-        num_rows = len(wanted)
+    for kind in kinds:
+        groups = sizes.plain_groups if kind == "rows" else sizes.pixel_groups
+        wanted = _rows_of(arrays, groups, pixels=kind != "rows")
 
         async def theirs(wanted: list[dict[str, NDArray[np.uint8]]] = wanted) -> float:
             return len(wanted) / await asyncio.to_thread(peer.round, wanted)
 
-        async def mine(groups: int = groups, num_rows: int = num_rows, pixels: bool = kind == "pixels") -> float:
-            return num_rows / await ours.round(groups, pixels=pixels)
+        async def mine(groups: int = groups, kind: Kind = kind) -> float:
+            return groups * SIBLINGS / await ours.round(groups, kind)
 
-        short = peer.name.split()[0].replace("dm-", "").replace("-", "_").lower()
-        target = PIXELS_VS_TRANSFERQUEUE if (kind, short) == ("pixels", "transferqueue") else None
+        target = PIXELS_VS_TRANSFERQUEUE if kind == "pixels" and promised else None
         measured = await interleaved(mine, theirs, rounds=rounds)
         size = sum(value.nbytes for value in wanted[0].values()) / 1e6
         figures.append(
@@ -145,59 +151,97 @@ def _rows_of(arrays: dict[str, NDArray[np.uint8]], groups: int, *, pixels: bool)
 
 
 class _Ours:
-    """A replay with a durability of "group". A picture is new in every round, so that none is kept already."""
+    """A replay with a durability of "group". The pictures are put by a process of their own, as tools do, and are new
+    in every round, so that none is kept already.
+    """
 
-    def __init__(self, buffer: ReplayBuffer, live: FolderMediaStore, rows: Rows) -> None:
+    def __init__(self, buffer: ReplayBuffer, live: FolderMediaStore, rows: Rows, putter: Process) -> None:
         self._buffer, self._live, self._rows, self._shown = buffer, live, rows, Rows(pictures=True)
+        self._putter = putter
         self._group = self._step = 0
-        self._random = np.random.default_rng(1)
 
     @classmethod
     async def opened(cls, folder: Path, live: Path, rows: Rows) -> _Ours:
         buffer = open_replay(ReplayConfig(folder=folder, live_media=live))
         await buffer.begin(PHASE, groups_per_step=GROUPS, max_policy_lag=1 << 20, votes=False)
-        return cls(buffer, FolderMediaStore(live), rows)
+        command = (sys.executable, "-m", replay_putter.__name__, str(live))
+        putter = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        return cls(buffer, FolderMediaStore(live), rows, putter)
 
-    async def round(self, groups: int, *, pixels: bool) -> float:
+    async def round(self, groups: int, kind: Kind) -> float:
         """Seconds to put the rollouts of so many groups, and to draw all of them with their pictures mapped."""
-        pictures = [pixels_of_group(self._random) if pixels else None for _ in range(groups)]
-        shown: list[MediaRef] = []
-        first, self._group = self._group, self._group + groups
+        acted = [await self._acted(self._group + i, kind) for i in range(groups)]
+        self._group += groups
         began = time.perf_counter()
         for start in range(0, groups, GROUPS):
-            flight = range(start, min(start + GROUPS, groups))
-            refs = await asyncio.gather(*(self._acted(first + i, pictures[i]) for i in flight))
-            shown += itertools.chain(*refs)
+            await self._put(acted[start : start + GROUPS])
         for _ in range(groups // GROUPS):
             draw = await self._buffer.sample(self._step)
             assert len(draw.rollout_ids) == IN_FLIGHT
             self._step += 1
-        for ref in shown:
-            assert pixels_of(self._live, ref).shape == (ref.height, ref.width, 3)
+        for group in acted:
+            for ref in group.refs:
+                assert pixels_of(self._live, ref).shape == (ref.height, ref.width, 3)
         seconds = time.perf_counter() - began
         self._live.trim(0)
         return seconds
 
     async def close(self) -> None:
+        assert self._putter.stdin is not None
+        self._putter.stdin.close()
+        await self._putter.wait()
         await self._buffer.close()
 
-    async def _acted(self, group: int, pictures: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None) -> list[MediaRef]:
-        """Send the siblings' rollouts, each as it ends. Returns what they show."""
-        await self._buffer.admit(group_name(group))
-        numbers = range(group * SIBLINGS, (group + 1) * SIBLINGS)
-        if pictures is None:
-            await asyncio.gather(*(self._buffer.add(self._rows.body(number)) for number in numbers))
-            return []
-        view = await asyncio.to_thread(put_view, self._live, pictures[0])
-        crops = await asyncio.gather(
-            *(self._zoomed(number, view, crop) for number, crop in zip(numbers, pictures[1], strict=True))
-        )
-        return [ref for crop in crops for ref in (view, crop)]
+    async def _acted(self, number: int, kind: Kind) -> _Group:
+        """What the siblings of a group have done, encoded as their actors send it."""
+        numbers = range(number * SIBLINGS, (number + 1) * SIBLINGS)
+        if kind == "rows":
+            return _Group(name=group_name(number), bodies=[self._rows.body(i) for i in numbers])
+        seed, resampled = [1, number], kind == "resampled"
+        self._order({"seed": seed, "resampled": resampled})
+        view, crops = pixels_of_group(np.random.default_rng(seed), resampled=resampled)
+        refs = [_ref(view), *map(_ref, crops)]
+        bodies = [self._shown.body(i, (refs[0], crop)) for i, crop in zip(numbers, refs[1:], strict=True)]
+        assert await self._said() == "made"
+        return _Group(name=group_name(number), bodies=bodies, refs=refs)
 
-    async def _zoomed(self, number: int, view: MediaRef, pixels: NDArray[np.uint8]) -> MediaRef:
-        crop = await asyncio.to_thread(put_view, self._live, pixels)
-        await self._buffer.add(self._shown.body(number, (view, crop)))
-        return crop
+    async def _put(self, groups: Sequence[_Group]) -> None:
+        """Each rollout as it ends, when its pictures lie in the store."""
+        for group in groups:
+            await self._buffer.admit(group.name)
+        if not groups[0].refs:
+            await asyncio.gather(*(self._buffer.add(body) for group in groups for body in group.bodies))
+            return
+        self._order({"put": len(groups)})
+        async with asyncio.TaskGroup() as adding:
+            for group in groups:
+                await self._said()
+                for body in group.bodies:
+                    await self._said()
+                    adding.create_task(self._buffer.add(body))
+
+    def _order(self, order: dict[str, Any]) -> None:
+        assert self._putter.stdin is not None
+        self._putter.stdin.write(f"{json.dumps(order)}\n".encode())
+
+    async def _said(self) -> str:
+        assert self._putter.stdout is not None
+        return (await self._putter.stdout.readline()).decode().strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Rollouts of siblings, and the pictures that they show: the view and a crop each, or none."""
+
+    name: str
+    bodies: list[bytes]
+    refs: Sequence[MediaRef] = ()
+
+
+def _ref(pixels: NDArray[np.uint8]) -> MediaRef:
+    height, width, _ = pixels.shape
+    digest = content_digest(pixels.tobytes())
+    return MediaRef(digest=digest, kind="view", width=width, height=height, num_bytes=pixels.nbytes)
 
 
 class ArrowFile:

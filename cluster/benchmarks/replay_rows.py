@@ -12,8 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from common.schema import RolloutKeys, encode_rollouts, rollout_keys
-from common.types import Facts, MediaRef, Query, Rollout, Turn, VersionSpan
+from common.columns import RolloutKeys
+from common.schema import encode_rollouts, rollout_keys
+from common.types import (
+    Box,
+    ExecutedCall,
+    Facts,
+    MediaRef,
+    Observation,
+    Query,
+    Rollout,
+    ToolCall,
+    Turn,
+    VersionSpan,
+)
 
 SIBLINGS = 8
 NUM_TOKENS, NUM_SAMPLED = 2000, 500
@@ -83,10 +95,23 @@ VIEW_SIDE, CROP_SIDE = 672, 336
 """Pixels: of the question's picture as the model sees it, which all siblings share, and of what each zoomed into."""
 
 
-def pixels_of_group(random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(a view, shape (side, side, 3); a crop for each sibling, shape (SIBLINGS, side, side, 3))."""
+def box_of(sibling: int) -> Box:
+    """Where a sibling looks closer."""
+    x0, y0 = 24 * sibling, 40 * sibling
+    return (x0, y0, x0 + CROP_SIDE, y0 + CROP_SIDE)
+
+
+def pixels_of_group(
+    random: np.random.Generator, *, resampled: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(a view, shape (side, side, 3); a crop of it for each sibling, shape (SIBLINGS, side, side, 3)). Noise, so that
+    nothing can be compressed. resampled: crops are other noise, as if no pixel of the view were left in them.
+    """
     view = random.integers(0, 256, (VIEW_SIDE, VIEW_SIDE, 3), dtype=np.uint8)
-    return view, random.integers(0, 256, (SIBLINGS, CROP_SIDE, CROP_SIDE, 3), dtype=np.uint8)
+    if resampled:
+        return view, random.integers(0, 256, (SIBLINGS, CROP_SIDE, CROP_SIDE, 3), dtype=np.uint8)
+    boxes = [box_of(sibling) for sibling in range(SIBLINGS)]
+    return view, np.stack([view[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
 
 
 def _number(sibling: int) -> bytes:
@@ -120,14 +145,20 @@ def _rollout(sibling: int, random: np.random.Generator, pictures: bool) -> Rollo
         group_size=SIBLINGS,
         phase=PHASE,
         family="bench",
-        query=Query(query_id="bench", question="What is the code on the plate?"),
+        query=Query(query_id="bench", question="What is the code on the plate?", images=(view,) if pictures else ()),
         turns=turns,
-        calls=(),
+        calls=(_zoomed(view, crop, sibling),) if pictures else (),
         answer="493",
         stop_reason="answer",
         facts=Facts(score=score, parsed=True, valid=True, num_calls=1, num_errors=0, num_repeats=0),
         temperature=1.0,
     )
+
+
+def _zoomed(view: MediaRef, crop: MediaRef, sibling: int) -> ExecutedCall:
+    call = ToolCall(name="ZOOM", arguments={"image": "image_1", "box": list(box_of(sibling))})
+    seen = Observation(text='{"image":"image_2"}', view=crop)
+    return ExecutedCall(call=call, observation=seen, source=view.digest, footprint=box_of(sibling))
 
 
 def _view(digest: str, side: int) -> MediaRef:

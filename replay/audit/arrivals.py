@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.schema import RolloutKeys
+from common.columns import RolloutKeys
 from replay.audit.findings import Findings
 from replay.audit.ledger import Ledger
 from replay.reading import Place

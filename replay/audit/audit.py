@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from common.columns import RolloutKeys
 from common.errors import ContractError
-from common.schema import RolloutKeys, rollout_keys, rollout_table
+from common.schema import rollout_keys, rollout_table
 from replay.audit.arrivals import Arrivals
 from replay.audit.draws import Draws
 from replay.audit.erasures import Erasures, read_erasures

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from common.schema import RolloutKeys
+from common.columns import RolloutKeys
 from replay.audit.findings import Balance
 from replay.records import Admit, Advance, Begin, Drawn, Erased, Expire, Record, Release, Rewind, Settle, Spend
 

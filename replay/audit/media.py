@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.columns import RolloutKeys
 from common.errors import MediaError
 from common.media import content_digest
-from common.schema import RolloutKeys
 from common.types import MediaRef
 from replay.audit.erasures import Erasures
 from replay.audit.findings import Findings

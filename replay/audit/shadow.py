@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.schema import RolloutKeys
+from common.columns import RolloutKeys
 from replay.audit.findings import Balance, Findings
 from replay.reading import Place
 from replay.records import Experience, Record

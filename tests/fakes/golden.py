@@ -3,6 +3,7 @@
     PYTHONPATH=.:tests python -m fakes.golden
 
     tests/golden/log-<format>.<schema>/    00000000.segment, …; values.json: what they hold; shape.json: the columns
+    tests/golden/media-<format>/           00000000.pack, 00000000.index; values.json: every picture's bytes by digest
     tests/golden/traces-<schema>/          traces.arrows; values.json
 
 A golden file is written once, by the version whose it is, and never again: it must stay readable for ever. A version
@@ -36,14 +37,18 @@ from fakes.values import (
     an_executed_call,
 )
 
+from common.cuts import Cut
 from common.errors import ContractError
+from common.media import FolderMediaStore, put_image, put_view
 from common.schema import ROLLOUTS, SCHEMA_VERSION, TRACE_VERSION, decode_rollouts, encode_rollouts, encode_traces
 from common.types import Observation, PointTarget, Rollout, SpanTarget, Trace
 from replay.buffer import ReplayBuffer
 from replay.config import Durability, IndexConfig, ReplayConfig, Retention
 from replay.erasure import erase_source
 from replay.frames import FORMAT_VERSION, TOMBSTONE
+from replay.media import DurableMedia
 from replay.opening import open_replay
+from replay.packs import PACK_FORMAT
 from replay.reading import KIND_NAMES, read_log
 from replay.records import Kind, Record, decode
 
@@ -181,14 +186,34 @@ def write_traces(folder: Path, values: Sequence[Trace]) -> None:
     (folder / "values.json").write_text(json.dumps([dataclasses.asdict(trace) for trace in values]))
 
 
+def write_media(folder: Path) -> None:
+    """A picture, parts of it laid out both ways, and one of its own."""
+    pixels = (np.arange(8 * 6 * 3, dtype=np.uint8) * 37).reshape(6, 8, 3)
+    box = (1, 2, 5, 6)
+    with tempfile.TemporaryDirectory() as aside:
+        live = FolderMediaStore(Path(aside))
+        whole, part = put_view(live, pixels), pixels[2:6, 1:5]
+        parts = [put_view(live, part), put_image(live, part, compress=False)]
+        other = put_image(live, pixels[::-1])
+        refs = [whole, *parts, other]
+        media = DurableMedia(folder, live=live)
+        media.keep(refs, [Cut(target=ref, source=whole, box=box) for ref in parts])
+        media.close()
+        values = {ref.digest: live.get(ref.digest).hex() for ref in refs}
+    (folder / "values.json").write_text(json.dumps(values))
+
+
 def main(suffix: str = "") -> None:
     name = f"log-{FORMAT_VERSION}.{SCHEMA_VERSION}" + (f"-{suffix}" if suffix else "")
-    for folder in (GOLDEN / name, GOLDEN / f"traces-{TRACE_VERSION}"):
+    for folder in (GOLDEN / name, GOLDEN / f"media-{PACK_FORMAT}", GOLDEN / f"traces-{TRACE_VERSION}"):
         if folder.exists():
             print(f"{folder} is there already and stays as it is")
             continue
         if folder.name.startswith("traces"):
             write_traces(folder, traces())
+            continue
+        if folder.name.startswith("media"):
+            write_media(folder)
             continue
         with tempfile.TemporaryDirectory() as aside:
             asyncio.run(write_log(Path(aside)))

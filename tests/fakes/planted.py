@@ -67,9 +67,11 @@ class CarelessLog(Log):
 
     _since = 0
 
-    def append(self, kind: int, body: Bytes) -> int:
-        self._since = 3 if kind == Kind.DRAW else max(self._since - 1, 0)
-        return super().append(kind, body)
+    def append_some(self, records: Sequence[tuple[int, Bytes]]) -> int:
+        count = super().append_some(records)
+        for kind, _ in records[:count]:
+            self._since = 3 if kind == Kind.DRAW else max(self._since - 1, 0)
+        return count
 
     def commit(self) -> None:
         if not self._since:

@@ -1,0 +1,294 @@
+"""A rollout as it lies in Arrow: what a replay must know of it, and the laws that it keeps, without a Python value of a
+token.
+
+Both sides of the schema check the laws here, so nothing that breaks one is written, and nothing that does is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from operator import and_
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from common.cuts import Cut
+from common.errors import ContractError
+from common.types import MediaRef
+
+_KEYS = ("rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "oldest_version")
+
+MAY_BE_NULL = frozenset(
+    {
+        *("oldest_version", "newest_version", "answer", "facts.score", "query.clip"),
+        *(f"calls[].{name}" for name in ("observation.image", "observation.view", "observation.error", "footprint")),
+    }
+)
+"""What a rollout need not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutKeys:
+    """What a replay must know of a rollout without decoding it.
+
+    oldest_version: None when nothing was sampled. media: every view and image it refers to, each once.
+    """
+
+    rollout_id: str
+    producer: str
+    epoch: int
+    sequence: int
+    group_id: str
+    group_size: int
+    phase: str
+    oldest_version: int | None
+    score: float | None
+    quarantined: bool
+    media: tuple[MediaRef, ...]
+
+
+class Columns:
+    """One rollout over its columns (`common.schema.ROLLOUTS`).
+
+    batch: a record batch, row: which of its rows. Nothing is copied.
+    """
+
+    def __init__(self, batch: Any, row: int) -> None:
+        self._batch = batch
+        self._row = row
+
+    def __str__(self) -> str:
+        return f"rollout {self._value('rollout_id')}"
+
+    def keys(self) -> RolloutKeys:
+        """Raises ContractError where nothing was sampled, unless it is quarantined."""
+        values = {name: self._value(name) for name in _KEYS}
+        quarantined = self._value("stop_reason") == "quarantined"
+        if values["oldest_version"] is None and not quarantined:
+            raise ContractError(f"{self} has no sampled token")
+        score = self._batch.column("facts").field("score")[self._row].as_py()
+        return RolloutKeys(**values, score=score, quarantined=quarantined, media=self.media)
+
+    @cached_property
+    def media(self) -> tuple[MediaRef, ...]:
+        """Every reference, each once, in order of first mention."""
+        query = self._batch.column("query")
+        clip = query.field("clip")
+        found = [query.field("images")[self._row].values]
+        if clip[self._row].is_valid:
+            found.append(clip.field("frames")[self._row].values)
+        found.append(_items(self._turns.field("images")))
+        if len(self._calls):
+            seen = self._calls.field("observation")
+            found += [seen.field(side) for side in ("image", "view")]
+        return tuple({ref.digest: ref for array in found for ref in _refs(array)}.values())
+
+    def cuts(self) -> list[Cut]:
+        """Which of the pictures may be a part of another one, by what the calls say that they looked at and by the
+        sizes. A picture may come several times; who compares the pixels knows.
+        """
+        return [cut for cut in self._guesses() if cut.fits]
+
+    def check(self) -> None:
+        """Raise ContractError unless there is a finite log-prob for every token of an assistant's turn and for no
+        other, version spans tile such a turn and give the row's oldest and newest, ranges of shaped tokens lie inside
+        it, something was sampled (or the rollout is quarantined), and the arguments of calls are JSON.
+        """
+        turns = self._read_turns()
+        for i, turn in enumerate(turns):
+            if broken := turn.broken():
+                raise ContractError(f"{self}, turn {i}{broken}")
+        versions = [version for turn in turns for version in turn.versions]
+        if not versions and self._value("stop_reason") != "quarantined":
+            raise ContractError(f"{self} has no sampled token")
+        oldest, newest = self._value("oldest_version"), self._value("newest_version")
+        if (oldest, newest) != ((min(versions), max(versions)) if versions else (None, None)):
+            raise ContractError(f"{self} says versions {oldest} to {newest}, which are not those of its tokens")
+        temperature = self._value("temperature")
+        if temperature is None or not math.isfinite(temperature):
+            raise ContractError(f"{self}: temperature {temperature} is not finite")
+        if len(self._calls):
+            for text in self._calls.field("arguments").to_pylist():
+                self._check_arguments(text)
+
+    @cached_property
+    def _turns(self) -> Any:
+        return self._batch.column("turns")[self._row].values
+
+    @cached_property
+    def _calls(self) -> Any:
+        return self._batch.column("calls")[self._row].values
+
+    def _value(self, name: str) -> Any:
+        return self._batch.column(name)[self._row].as_py()
+
+    def _guesses(self) -> Iterator[Cut]:
+        known = {ref.digest: ref for ref in self.media}
+        asked, opening = self._batch.column("query").field("images")[self._row].values, self._turns.field("images")
+        shown = _refs(opening[0].values) if len(opening) else []
+        yield from (_whole(view, image) for image, view in zip(_refs(asked), shown, strict=False))
+        if not len(self._calls):
+            return
+        seen = self._calls.field("observation")
+        sides = (seen.field(side).field("digest").to_pylist() for side in ("image", "view"))
+        looked_at = (self._calls.field(name).to_pylist() for name in ("source", "footprint"))
+        for source, box, *digests in zip(*looked_at, *sides, strict=True):
+            image, view = (known.get(digest) for digest in digests)
+            if source in known and box is not None:
+                found = (ref for ref in (image, view) if ref is not None)
+                yield from (Cut(target=ref, source=known[source], box=tuple(box)) for ref in found)
+            if image is not None and view is not None:
+                yield _whole(view, image)
+
+    def _read_turns(self) -> list[_Turn]:
+        turns = self._turns
+        ids, logprobs = turns.field("token_ids"), turns.field("logprobs")
+        spans, shaped = turns.field("versions"), turns.field("shaped")
+        ids_at, logprobs_at, spans_at, shaped_at = map(_offsets, (ids, logprobs, spans, shaped))
+        values, edges, ranges = logprobs.values.to_numpy(), _ranges(spans.values), _ranges(shaped.values)
+        versions = spans.values.field("version").to_pylist()
+        return [
+            _Turn(
+                role=role,
+                num_tokens=ids_at[i + 1] - ids_at[i],
+                logprobs=values[logprobs_at[i] : logprobs_at[i + 1]],
+                spans=edges[spans_at[i] : spans_at[i + 1]],
+                versions=versions[spans_at[i] : spans_at[i + 1]],
+                shaped=ranges[shaped_at[i] : shaped_at[i + 1]],
+            )
+            for i, role in enumerate(turns.field("role").to_pylist())
+        ]
+
+    def _check_arguments(self, text: str | None) -> None:
+        try:
+            arguments = json.loads(text or "")
+        except ValueError as error:
+            raise ContractError(f"{self}: a call's arguments are not JSON: {error}") from error
+        if not isinstance(arguments, dict):
+            raise ContractError(f"{self}: a call's arguments are not an object of JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    role: str
+    num_tokens: int
+    logprobs: Any
+    spans: list[tuple[int, int]]
+    versions: list[int]
+    shaped: list[tuple[int, int]]
+
+    def broken(self) -> str:
+        """Which law it breaks, "" when none."""
+        num_expected = self.num_tokens if self.role == "assistant" else 0
+        if len(self.logprobs) != num_expected:
+            return f" ({self.role}): {len(self.logprobs)} log-probs, expected {num_expected}"
+        if num_expected and not np.isfinite(self.logprobs).all():
+            return ": a log-prob is not finite in float32"
+        cuts = [0, *(stop for _, stop in self.spans)]
+        tiled = cuts[-1] == num_expected and all(a < b for a, b in pairwise(cuts))
+        if not tiled or cuts[:-1] != [start for start, _ in self.spans]:
+            return f": version spans do not tile its {num_expected} tokens"
+        edges = [edge for span in self.shaped for edge in span]
+        if edges and (edges != sorted(set(edges)) or not 0 <= edges[0] < edges[-1] <= num_expected):
+            return f": shaped ranges {tuple(self.shaped)} do not fit its {num_expected} tokens"
+        return ""
+
+
+def columns_of(batch: Any) -> Iterator[Columns]:
+    """Every row of a record batch."""
+    return (Columns(batch, row) for row in range(batch.num_rows))
+
+
+def check_rows(batch: Any) -> None:
+    """Raise ContractError unless the record batch is sound (offsets, lengths, UTF-8) and every row is whole and keeps
+    the laws.
+    """
+    try:
+        batch.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ContractError(f"not rows of rollouts: {error}") from error
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name not in _NEEDED:
+            _NEEDED[name] = tuple(_bitmaps(column.type, name))
+        suspect = any(map(and_, _NEEDED[name], (bitmap is not None for bitmap in column.buffers())))
+        if suspect and (missing := _missing(column, name)):
+            raise ContractError(f"a rollout has no {missing}")
+    for columns in columns_of(batch):
+        columns.check()
+
+
+_NEEDED: dict[str, tuple[bool, ...]] = {}
+"""`_bitmaps` of the columns, by name; made once, because a type is slow to look at."""
+
+
+def _bitmaps(kind: Any, path: str) -> Iterator[bool]:
+    """Of an array's buffers in their order, nested ones included: whether one, if it is there at all, says that values
+    are missing which may not be. Most arrays have none, and then nothing need be counted.
+    """
+    yield path not in MAY_BE_NULL
+    if pa.types.is_struct(kind):
+        for i in range(kind.num_fields):
+            yield from _bitmaps(kind.field(i).type, f"{path}.{kind.field(i).name}")
+        return
+    yield False
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from _bitmaps(kind.value_type, f"{path}[]")
+    elif pa.types.is_string(kind):
+        yield False
+
+
+def _missing(array: Any, path: str, num_nulls: int = 0) -> str:
+    """The first of an array and what is nested in it that lacks a value which it needs; "" when none does. num_nulls:
+    how many may be null because what they are part of is.
+    """
+    found = array.null_count
+    if found > num_nulls and path not in MAY_BE_NULL:
+        return path
+    if not len(array) or pa.types.is_primitive(array.type) or pa.types.is_string(array.type):
+        return ""
+    if pa.types.is_struct(array.type):
+        parts = zip(
+            array.type.names, array.flatten() if found else map(array.field, range(array.type.num_fields)), strict=True
+        )
+        return next(filter(None, (_missing(part, f"{path}.{name}", found) for name, part in parts)), "")
+    return _missing(_items(array), f"{path}[]")
+
+
+def _offsets(lists: Any) -> list[int]:
+    offsets: list[int] = lists.offsets.to_numpy().tolist()
+    return offsets
+
+
+def _ranges(spans: Any) -> list[tuple[int, int]]:
+    if not len(spans):
+        return []
+    return list(zip(*(spans.field(name).to_numpy().tolist() for name in ("start", "stop")), strict=True))
+
+
+def _items(lists: Any) -> Any:
+    """What all lists of an array hold, one after another; `flatten` takes ten times as long."""
+    offsets = lists.offsets
+    start = offsets[0].as_py()
+    return lists.values.slice(start, offsets[len(lists)].as_py() - start)
+
+
+def _refs(array: Any) -> list[MediaRef]:
+    """Of a struct array; where it is null there is none."""
+    if not len(array):
+        return []
+    rows = zip(*(part.to_pylist() for part in array.flatten()), strict=True)
+    return [
+        MediaRef(digest=digest, kind=kind, width=width, height=height, num_bytes=num_bytes)
+        for digest, kind, width, height, num_bytes in rows
+        if digest is not None
+    ]
+
+
+def _whole(target: MediaRef, source: MediaRef) -> Cut:
+    return Cut(target=target, source=source, box=(0, 0, source.width, source.height))
