@@ -10,6 +10,7 @@ followed, the encoder's digest and the hash of every file; on any mismatch it is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from replay.index.files import (
     write_part,
 )
 from replay.index.library import faiss
-from replay.index.merging import Merging, vectors_of
+from replay.index.merging import Merge, Merging, main_name, vectors_of
 from replay.index.parts import Delta, Main, Part
 from replay.index.vectors import unit_vector
 from replay.index.wanted import ANYTHING, Wanted
@@ -62,10 +63,20 @@ class NeighbourIndex:
     One thread at a time, except that `keep` and `merged` may run beside `follow` and `nearest`. sequence: the last
     record followed (−1 for none); loaded: entries that were read from disk, not rebuilt. merge_error: why the last
     merge failed, "" when it did not; without it searches take longer, and it is due again after as many entries.
+
+    merging: starts a merge in the folder that it is given.
     """
 
-    def __init__(self, folder: Path, config: IndexConfig, *, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: IndexConfig,
+        *,
+        disk: Disk | None = None,
+        merging: Callable[[Path], Merge] = Merging,
+    ) -> None:
         self._disk = disk or Disk()
+        self._merging = merging
         self.folder = Path(folder)
         self._config = config
         self.merge_error = ""
@@ -196,9 +207,15 @@ class NeighbourIndex:
         write_json(self._disk, self.folder / MANIFEST, manifest)
         remove_others(self._disk, self.folder, manifest.names())
 
+    def start_merge(self) -> Merge:
+        """Of what was kept last. Raises OSError."""
+        return self._merging(self.folder)
+
     def merged(self) -> tuple[SavedPart, Main]:
-        """The part that a merge has made. Raises IndexFileError when it is not whole."""
+        """The part that a merge has made of what was kept last. Raises IndexFileError when it is not whole."""
         part = read_merged(self.folder)
+        if part.name != main_name(self._number):
+            raise IndexFileError(f"{part.name} is of a merge that somebody else began")
         return part, self._opened(part)
 
     def adopt(self, frozen: Frozen, part: SavedPart, main: Main) -> None:
@@ -215,7 +232,7 @@ class NeighbourIndex:
         try:
             frozen = self.freeze()
             self.keep(frozen)
-            Merging(self.folder).wait()
+            self.start_merge().wait()
             self.adopt(frozen, *self.merged())
             self.save()
             self.merge_error = ""
