@@ -116,6 +116,7 @@ def test_filters_beyond_those_that_are_kept_find_the_same(tmp_path: Path) -> Non
         again = Wanted(max_version=20)
         assert index.search(QUERIES[5], 9, wanted=again) == model.nearest(QUERIES[5], 9, wanted=again)
     assert index.search(QUERIES[5], 200, wanted=again) == model.nearest(QUERIES[5], 200, wanted=again) != []
+    assert len(index._delta._chosen) == MAX_FILTERS
 
 
 @pytest.mark.parametrize("num_equal", [3, 40, 700])
