@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from common.media import FolderMediaStore
 from replay.buffer import ReplayBuffer
@@ -12,6 +13,7 @@ from replay.disk import Disk, refusal
 from replay.erasure import finish_erasure
 from replay.folding import fold
 from replay.index import NeighbourIndex
+from replay.index.merging import Merge, Merging
 from replay.log import Log
 from replay.media import DurableMedia
 from replay.records import Experience, Kind, decode
@@ -19,12 +21,18 @@ from replay.retention import Pruner, asked_for
 from replay.state import FOLD_VERSION, State
 
 
-def open_replay(config: ReplayConfig, *, verify: bool = False, disk: Disk | None = None) -> ReplayBuffer:
+def open_replay(
+    config: ReplayConfig,
+    *,
+    verify: bool = False,
+    disk: Disk | None = None,
+    merging: Callable[[Path], Merge] = Merging,
+) -> ReplayBuffer:
     """The buffer of `config.folder`, as its log left it; an erasure or a pruning that was cut short is finished first.
     Raises LogLocked when somebody else writes it, RunFolderError when it is of another version, ReplayError when the
     disk refuses.
 
-    verify: walk and fold the whole log, whatever a snapshot says.
+    verify: walk and fold the whole log, whatever a snapshot says. merging: starts a merge of the neighbour index.
     """
     disk = disk or Disk()
     with contextlib.ExitStack() as stack:
@@ -32,7 +40,7 @@ def open_replay(config: ReplayConfig, *, verify: bool = False, disk: Disk | None
             log, state = _tidied(config, verify, disk, stack)
             media = _media(config, disk, stack)
             pruner = _pruned(config, log, state, media, disk)
-            index = _index(config, log, state, disk)
+            index = _index(config, log, state, disk, merging)
         except OSError as error:
             raise refusal(config.folder, "the replay cannot be opened", error) from error
         stack.pop_all()
@@ -72,10 +80,12 @@ def _media(config: ReplayConfig, disk: Disk, stack: contextlib.ExitStack) -> Dur
     return media
 
 
-def _index(config: ReplayConfig, log: Log, state: State, disk: Disk) -> NeighbourIndex | None:
+def _index(
+    config: ReplayConfig, log: Log, state: State, disk: Disk, merging: Callable[[Path], Merge]
+) -> NeighbourIndex | None:
     if config.index is None:
         return None
-    index = NeighbourIndex(config.folder / "index", config.index, disk=disk)
+    index = NeighbourIndex(config.folder / "index", config.index, disk=disk, merging=merging)
     catch_up(index, log, last=state.last_experience)
     return index
 

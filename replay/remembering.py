@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from replay.index import NeighbourIndex, Wanted
-    from replay.index.merging import Merging
+    from replay.index.merging import Merge
 
 
 _P = ParamSpec("_P")
@@ -30,7 +30,7 @@ class Remembering:
         self._index = index
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replay-index")
         self._task: asyncio.Task[None] | None = None
-        self._merging: Merging | None = None
+        self._merging: Merge | None = None
         self._closed = False
 
     @property
@@ -106,15 +106,13 @@ class Remembering:
 
     async def _merge(self) -> None:
         """Searches and experiences take their turns between these steps; a failure leaves the index as it was."""
-        from replay.index.merging import Merging
-
         index = self._index
         try:
             frozen = await self._call(index.freeze)
             await asyncio.to_thread(index.keep, frozen)
             if self._closed:
                 return
-            self._merging = await asyncio.to_thread(Merging, index.folder)
+            self._merging = await asyncio.to_thread(index.start_merge)
             if self._closed:
                 self._merging.stop()
             await asyncio.to_thread(self._merging.wait)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -164,6 +165,17 @@ def test_after_a_kill_orphans_and_a_stale_index_are_noted_only(replay: Path) -> 
     assert audit.clean
     assert any("1 orphan media (17 bytes), to which no rollout refers: abababababab…" in note for note in audit.notes)
     assert any("will be built anew" in note for note in audit.notes)
+
+
+@pytest.mark.parametrize(("layout", "age"), [(None, "an earlier"), (0, "an earlier"), (2, "a later")])
+def test_an_index_of_another_layout_is_noted_only(replay: Path, layout: int | None, age: str) -> None:
+    """The first layout: a manifest without a format, that has none of the fields of today's."""
+    fields = {"encoder": "e", "dimension": 3, "num_entries": 2, "file_digest": "00", "entries_digest": "00"}
+    manifest_of(replay).write_text(json.dumps(fields if layout is None else {"format": layout}))
+    audit = audited(replay)
+    assert audit.clean
+    said = f"builds the index anew: manifest.json is of {age} layout (format {layout or 0}; this program reads 1)"
+    assert any(said in note for note in audit.notes)
 
 
 def test_draws_beyond_the_checkpoint_are_noted_because_a_restart_takes_them_back(replay: Path) -> None:

@@ -17,6 +17,7 @@ from replay.config import IndexConfig
 from replay.disk import Disk
 from replay.index import NeighbourIndex, Wanted, exact_nearest
 from replay.index.merging import merge
+from replay.index.parts import MAX_FILTERS
 from replay.records import Experience
 
 POOL = unit(np.round(some_vectors(12, 6, seed=3), 1))
@@ -36,7 +37,9 @@ EXPERIENCES = st.builds(
     chain=st.sampled_from([(), ("ZOOM",), ("ZOOM", "OCR")]),
 )
 ACTS = st.sampled_from(["begin a merge", "end it", "merge", "merge", "open again"])
-STEPS = st.one_of(EXPERIENCES, EXPERIENCES, EXPERIENCES, ACTS)
+FILTERS = st.sampled_from([Wanted(source="s1"), Wanted(trusted=True, max_version=2), Wanted(), Wanted(min_version=1)])
+"""Asked again and again while entries come and are retired."""
+STEPS = st.one_of(EXPERIENCES, EXPERIENCES, EXPERIENCES, ACTS, FILTERS)
 VERSIONS = st.sampled_from([None, 0, 1, 2, 3])
 WANTED = st.one_of(
     st.just(Wanted()),
@@ -85,6 +88,8 @@ def test_it_finds_what_the_reference_finds_whatever_happened(
                 frozen, loaded = None, len(index)
                 index = NeighbourIndex(folder, config)
                 assert index.loaded == loaded
+            if isinstance(step, Wanted):
+                assert index.search(QUERIES[4], 4, wanted=step) == model.nearest(QUERIES[4], 4, wanted=step)
             assert len(index) == len(model.entries())
         for number, k, wanted in asked:
             for exclude in ("", "q1"):
@@ -96,6 +101,22 @@ def test_it_finds_what_the_reference_finds_whatever_happened(
                     held = model.held[n.sequence]
                     for key in ("query_id", "family", "chain", "answer", "confidence", "source", "trusted", "version"):
                         assert getattr(n, key) == getattr(held, key)
+
+
+def test_filters_beyond_those_that_are_kept_find_the_same(tmp_path: Path) -> None:
+    """Twice as many as are kept, in turn, each of them after an entry that passes some and takes one's place."""
+    vectors, model = some_vectors(200, 6, seed=7), Model(1000)
+    index = NeighbourIndex(tmp_path, IndexConfig(encoder="e", dimension=6))
+    for i, vector in enumerate(vectors):
+        experience = an_experience(vector, query_id=f"q{i * i % 83}", version=i % 40)
+        model.held[i] = experience
+        index.follow(experience, i)
+        wanted = Wanted(min_version=i % (2 * MAX_FILTERS))
+        assert index.search(QUERIES[5], 9, wanted=wanted) == model.nearest(QUERIES[5], 9, wanted=wanted)
+        again = Wanted(max_version=20)
+        assert index.search(QUERIES[5], 9, wanted=again) == model.nearest(QUERIES[5], 9, wanted=again)
+    assert index.search(QUERIES[5], 200, wanted=again) == model.nearest(QUERIES[5], 200, wanted=again) != []
+    assert len(index._delta._chosen) == MAX_FILTERS
 
 
 @pytest.mark.parametrize("num_equal", [3, 40, 700])

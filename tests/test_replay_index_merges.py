@@ -125,6 +125,19 @@ def test_a_merge_that_is_killed_is_said_to_be_and_leaves_the_index_as_it_was(tmp
     check(index)
 
 
+def test_what_a_process_of_an_earlier_merge_leaves_late_is_not_taken(tmp_path: Path) -> None:
+    """Its parent was killed, and it ends a moment after the next one has opened the index."""
+    index = with_a_main_part(tmp_path)
+    index.save()
+    merge(tmp_path, Disk())
+    left = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "manifest.json"}
+    index.save()
+    for path, data in left.items():
+        path.write_bytes(data)
+    with pytest.raises(ReplayError, match=r"main-00000003 is of a merge that somebody else began"):
+        index.merged()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a merge is held up by a pipe in the place of a file")
 def test_a_merge_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "manifest.json")

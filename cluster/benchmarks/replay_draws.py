@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,19 +107,27 @@ async def measure_index(folder: Path, sizes: DrawSizes, rounds: int) -> list[Fig
     faiss.omp_set_num_threads(1)
     random = np.random.default_rng(0)
     vectors, queries = _units(random, sizes.entries, sizes.dimension), _units(random, sizes.queries, sizes.dimension)
-    index = NeighbourIndex(folder, IndexConfig(encoder="bench", dimension=sizes.dimension))
-    bare = faiss.IndexFlatIP(sizes.dimension)
     experiences = [_experience(number, vector) for number, vector in enumerate(vectors)]
 
-    def follow() -> None:
+    def filled() -> NeighbourIndex:
+        index = NeighbourIndex(folder, IndexConfig(encoder="bench", dimension=sizes.dimension))
         for number, experience in enumerate(experiences):
             index.follow(experience, number)
+        return index
 
-    def add() -> None:
+    def filled_peer() -> Any:
+        bare = faiss.IndexFlatIP(sizes.dimension)
         for vector in vectors:
             bare.add(vector[None])
+        return bare
 
-    following, adding = cpu_s(follow), cpu_s(add)
+    async def following() -> float:
+        return _per_second(filled, sizes.entries)
+
+    async def adding() -> float:
+        return _per_second(filled_peer, sizes.entries)
+
+    index, bare = filled(), filled_peer()
 
     async def ours() -> float:
         return _per_second(lambda: [index.nearest(query, NEIGHBOURS) for query in queries], len(queries))
@@ -136,8 +145,9 @@ async def measure_index(folder: Path, sizes: DrawSizes, rounds: int) -> list[Fig
         target=INDEX,
         again=again,
     )
-    rates = [sizes.entries / following], [sizes.entries / adding]
-    return [searched, compared("index_follow", *rates, unit="entries per CPU second", against="bare IndexFlatIP.add")]
+    mine, theirs, again = await in_turn(following, adding, rounds=rounds)
+    unit, against = f"entries per CPU second, {sizes.entries:,} of them", "bare IndexFlatIP.add"
+    return [searched, compared("index_follow", mine, theirs, unit=unit, against=against, again=again)]
 
 
 def _per_second(work: Callable[[], object], count: int) -> float:

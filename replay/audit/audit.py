@@ -23,7 +23,7 @@ from replay.audit.findings import Balance, Findings, Violation
 from replay.audit.ledger import Ledger
 from replay.audit.lines import Learned, Lines
 from replay.audit.media import MediaCount, References, check_media, kept_media
-from replay.audit.neighbours import Experiences, SavedIndex, read_index
+from replay.audit.neighbours import Experiences, SavedIndex, Unusable, read_index
 from replay.audit.shadow import Shadow
 from replay.audit.snapshots import Snapshots
 from replay.frames import TOMBSTONE
@@ -237,11 +237,15 @@ def _closed(log: Reading) -> bool:
     return last is not None and last.sealed and behind is not None and behind.exists()
 
 
-def _check_index(index: SavedIndex | str | None, experiences: Experiences, found: Findings, *, closed: bool) -> None:
+def _check_index(
+    index: SavedIndex | Unusable | None, experiences: Experiences, found: Findings, *, closed: bool
+) -> None:
     """closed: the last writer stopped in order, which saves the index."""
     if isinstance(index, SavedIndex):
         experiences.check(index, found)
-    elif isinstance(index, str) and closed:
-        found.add("index", f"the saved index cannot be used: {index}")
-    elif isinstance(index, str):
-        found.note(f"the saved index will be built anew: {index}; a writer was killed or is alive")
+    elif isinstance(index, Unusable) and index.other_layout:
+        found.note(f"the next opening builds the index anew: {index.reason}")
+    elif isinstance(index, Unusable) and closed:
+        found.add("index", f"the saved index cannot be used: {index.reason}")
+    elif isinstance(index, Unusable):
+        found.note(f"the saved index will be built anew: {index.reason}; a writer was killed or is alive")

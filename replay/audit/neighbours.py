@@ -1,7 +1,7 @@
 """The saved neighbour index against the log: the same entries, with the same vectors, and the right ones to be found.
 
-The index is derived and rebuilt on any mismatch, so a stale one after a kill is noted; after a clean stop it is a
-breach, because stopping saves it.
+The index is derived and rebuilt on any mismatch, so a stale one after a kill is noted, and so is one of another version
+of this program; after a clean stop it is a breach, because stopping saves it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ class SavedIndex:
     max_entries: int
     entries: tuple[tuple[int, int], ...]
     retired: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A saved index that the next opening builds anew. other_layout: because it keeps things elsewhere."""
+
+    reason: str
+    other_layout: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +103,12 @@ class Experiences:
                 found.add("index", f"the index finds record {sequence}, which later ones took the place of", held.place)
 
 
-def read_index(folder: Path) -> SavedIndex | str | None:
-    """The index saved under the replay's `folder`; text when it cannot be used, with the reason; None without one."""
+def read_index(folder: Path) -> SavedIndex | Unusable | None:
+    """The index saved under the replay's `folder`; None without one."""
     index = folder / "index"
     if not index.is_dir() or not any(index.iterdir()):
         return None
-    from replay.index.files import IndexFileError, read_manifest, read_retired
+    from replay.index.files import IndexFileError, OtherLayout, read_manifest, read_retired
 
     try:
         manifest = read_manifest(index)
@@ -112,7 +120,7 @@ def read_index(folder: Path) -> SavedIndex | str | None:
             retired=frozenset(read_retired(index, manifest).tolist()),
         )
     except IndexFileError as error:
-        return str(error)
+        return Unusable(str(error), isinstance(error, OtherLayout))
 
 
 def _entries(index: Path, manifest: Manifest) -> Iterator[tuple[int, int]]:

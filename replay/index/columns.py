@@ -10,6 +10,7 @@ repeat are coded, and nothing is a Python object until it is asked for. Rows are
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _CODED = ("family", "chain", "answer", "source")
 _JSON = ("chain", "answer")
 _MAX_READ = 4096
 """Coded values of a file that are held ready."""
+_PACKED = struct.Struct("<qqdB4i")
+"""A row of the columns in memory; NumPy's name for it is _ROW."""
 _ROW = np.dtype(
     [("sequence", "<i8"), ("version", "<i8"), ("confidence", "<f8"), ("trusted", "u1")] + [(n, "<i4") for n in _CODED]
 )
@@ -39,10 +42,10 @@ class Growing:
 
     def __init__(self, rows_at_first: int) -> None:
         self._rows = np.empty(rows_at_first, _ROW)
+        self._bytes = self._rows.view(np.uint8).data
         self._ids: list[str] = []
         self._latest: dict[str, int] = {}
-        self._codes: dict[Any, int] = {}
-        self._values: list[Any] = []
+        self._codes = _Codes()
 
     @classmethod
     def read(cls, saved: Saved, rows_at_first: int) -> Growing:
@@ -53,7 +56,7 @@ class Growing:
             held[name] = column
         for name in _CODED:
             codes, values = saved.coded(name)
-            held[name] = np.array([new._code(value) for value in values], np.int32)[codes]
+            held[name] = np.array([new._codes[value] for value in values], np.int32)[codes]
         new._ids = saved.query_ids()
         new._latest = {query_id: row for row, query_id in enumerate(new._ids)}
         return new
@@ -77,31 +80,35 @@ class Growing:
     def versions(self) -> NDArray[np.int64]:
         return self._column("version")
 
-    def from_source(self, source: str) -> NDArray[np.bool_]:
-        return np.asarray(self._column("source") == self._codes.get(source, -1))
+    def from_source(self, source: str, first: int) -> NDArray[np.bool_]:
+        return np.asarray(self._column("source")[first:] == self._codes.get(source, -1))
 
     def row_of(self, query_id: str) -> int | None:
         """The latest one."""
         return self._latest.get(query_id)
 
     def append(self, experience: Experience, sequence: int) -> None:
-        row = len(self._ids)
-        self._rows[row] = (
+        row, codes = len(self._ids), self._codes
+        _PACKED.pack_into(
+            self._bytes,
+            row * _PACKED.size,
             sequence,
             NO_VERSION if experience.version is None else experience.version,
             experience.confidence,
             experience.trusted,
-            self._code(experience.family),
-            self._code(experience.chain),
-            self._code(experience.answer),
-            self._code(experience.source),
+            codes[experience.family],
+            codes[experience.chain],
+            codes[experience.answer],
+            codes[experience.source],
         )
         self._latest[experience.query_id] = row
         self._ids.append(experience.query_id)
 
     def neighbour(self, row: int, similarity: float) -> Neighbour:
-        sequence, version, confidence, trusted, family, chain, answer, source = self._rows[row].item()
-        values = self._values
+        sequence, version, confidence, trusted, family, chain, answer, source = _PACKED.unpack_from(
+            self._bytes, row * _PACKED.size
+        )
+        values = self._codes.values_of
         return Neighbour(
             query_id=self._ids[row],
             similarity=similarity,
@@ -121,30 +128,35 @@ class Growing:
         held = self._rows[rows]
         for name in _CODED:
             codes, places = np.unique(held[name], return_inverse=True)
-            held[name] = np.array([new._code(self._values[code]) for code in codes], np.int32)[places]
+            held[name] = np.array([new._codes[self._codes.values_of[code]] for code in codes], np.int32)[places]
         new._rows[: len(rows)] = held
-        new._ids = [self._ids[row] for row in rows]
+        new._ids = [self._ids[row] for row in rows.tolist()]
         new._latest = {query_id: row for row, query_id in enumerate(new._ids)}
         return new
 
     def plain(self, rows: NDArray[np.int64]) -> Any:
         """These rows as an Arrow table without codes. Rows that are there do not change: any thread may ask."""
         held = self._rows[rows]
-        values = {name: [self._values[code] for code in held[name]] for name in _CODED}
+        values = {name: [self._codes.values_of[code] for code in held[name].tolist()] for name in _CODED}
         columns = {name: pa.array(held[name]) for name in ("sequence", "version", "confidence", "trusted")}
         for name in _CODED:
             columns[name] = pa.array([_text(name, value) for value in values[name]], pa.large_string())
-        return pa.table(columns | {"query_id": pa.array([self._ids[row] for row in rows], pa.large_string())})
+        return pa.table(columns | {"query_id": pa.array([self._ids[row] for row in rows.tolist()], pa.large_string())})
 
     def _column(self, name: str) -> NDArray[Any]:
         return self._rows[name][: len(self._ids)]
 
-    def _code(self, value: Any) -> int:
-        code = self._codes.get(value)
-        if code is None:
-            code = self._codes[value] = len(self._values)
-            self._values.append(value)
-        return code
+
+class _Codes(dict[Any, int]):
+    """Numbers values from 0, as they are asked for. values_of: in the order of their numbers."""
+
+    def __init__(self) -> None:
+        self.values_of: list[Any] = []
+
+    def __missing__(self, value: Any) -> int:
+        self[value] = len(self.values_of)
+        self.values_of.append(value)
+        return self[value]
 
 
 class Saved:
@@ -166,9 +178,9 @@ class Saved:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def from_source(self, source: str) -> NDArray[np.bool_]:
+    def from_source(self, source: str, first: int) -> NDArray[np.bool_]:
         code = pc.index(self._array("source").dictionary, pa.scalar(source, pa.large_string())).as_py()
-        return np.asarray(self._codes["source"] == code)
+        return np.asarray(self._codes["source"][first:] == code)
 
     def row_of(self, query_id: str) -> int | None:
         """The last row of this query; None when there is none."""

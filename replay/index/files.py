@@ -34,6 +34,17 @@ class IndexFileError(ReplayError):
     """A file of the saved index is missing, damaged, or of another index: the index is to be rebuilt."""
 
 
+class OtherLayout(IndexFileError):
+    """Another version of this program saved the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What every manifest says; the first ones said nothing."""
+
+    format: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedPart:
     """A FAISS file and the columns beside it, by the digests of both. num_lists: of an IVF; num_since: entries added
@@ -82,7 +93,11 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises IndexFileError."""
+    """Raises IndexFileError, OtherLayout where it is of another format."""
+    layout: _Layout = _read_json(folder / MANIFEST, _Layout)
+    if layout.format != FORMAT:
+        age = "an earlier" if layout.format < FORMAT else "a later"
+        raise OtherLayout(f"{MANIFEST} is of {age} layout (format {layout.format}; this program reads {FORMAT})")
     manifest: Manifest = _read_json(folder / MANIFEST, Manifest)
     return manifest
 
@@ -100,8 +115,6 @@ def _read_json(path: Path, wanted: Any) -> Any:
         raise IndexFileError(f"{path.name} is missing") from error
     except msgspec.MsgspecError as error:
         raise IndexFileError(f"{path.name} cannot be read") from error
-    if getattr(held, "format", FORMAT) != FORMAT:
-        raise IndexFileError(f"{path.name} is of format {held.format}; this program reads {FORMAT}")
     return held
 
 

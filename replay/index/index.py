@@ -10,6 +10,7 @@ followed, the encoder's digest and the hash of every file; on any mismatch it is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,13 @@ from replay.index.files import (
     write_part,
 )
 from replay.index.library import faiss
-from replay.index.merging import Merging, vectors_of
+from replay.index.merging import Merge, Merging, main_name, vectors_of
 from replay.index.parts import Delta, Main, Part
 from replay.index.vectors import unit_vector
 from replay.index.wanted import ANYTHING, Wanted
 from replay.records import Experience
+
+_VECTOR = np.dtype("<f4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,20 @@ class NeighbourIndex:
     One thread at a time, except that `keep` and `merged` may run beside `follow` and `nearest`. sequence: the last
     record followed (−1 for none); loaded: entries that were read from disk, not rebuilt. merge_error: why the last
     merge failed, "" when it did not; without it searches take longer, and it is due again after as many entries.
+
+    merging: starts a merge in the folder that it is given.
     """
 
-    def __init__(self, folder: Path, config: IndexConfig, *, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: IndexConfig,
+        *,
+        disk: Disk | None = None,
+        merging: Callable[[Path], Merge] = Merging,
+    ) -> None:
         self._disk = disk or Disk()
+        self._merging = merging
         self.folder = Path(folder)
         self._config = config
         self.merge_error = ""
@@ -92,7 +105,7 @@ class NeighbourIndex:
 
     def __len__(self) -> int:
         """Entries that `nearest` may find: one a query."""
-        return sum(part.num_alive for part in self._parts())
+        return self._delta.num_alive + (0 if self._main is None else self._main.num_alive)
 
     def follow(self, experience: Experience, sequence: int) -> None:
         """Take record `sequence` of the log; one that was followed already changes nothing. Vectors of another encoder
@@ -101,21 +114,22 @@ class NeighbourIndex:
         if sequence <= self.sequence:
             return
         if experience.encoder == self.encoder:
-            vector = unit_vector(np.frombuffer(experience.vector, np.dtype("<f4")), self.dimension)
+            vector = unit_vector(np.frombuffer(experience.vector, _VECTOR), self.dimension)
             self._retire_query(experience.query_id)
             if self._delta.full:
                 self._delta = self._delta.after(-1)
             self._delta.append(vector, experience, sequence)
             if len(self) > self._config.max_entries:
                 oldest = next(part for part in self._parts() if part.num_alive)
-                self._retire(oldest, oldest.alive.first())
+                self._retire(oldest, oldest.first_alive())
         self.sequence = sequence
 
     def search(
         self, vector: NDArray[np.float32], k: int, *, exclude_query: str = "", wanted: Wanted = ANYTHING
     ) -> list[tuple[int, float]]:
         """As `nearest`: (sequence, similarity) of each."""
-        return [(seq, value) for value, seq, _, _ in self._best(vector, k, exclude_query, wanted)]
+        found = self._best(vector, k, exclude_query, wanted)
+        return [(part.columns.sequences.item(row), value) for value, part, row in found]
 
     def nearest(
         self, vector: NDArray[np.float32], k: int, *, exclude_query: str = "", wanted: Wanted = ANYTHING
@@ -128,24 +142,23 @@ class NeighbourIndex:
         vector that is no unit vector.
         """
         found = self._best(vector, k, exclude_query, wanted)
-        return [part.columns.neighbour(row, value) for value, _, part, row in found]
+        return [part.columns.neighbour(row, value) for value, part, row in found]
 
     def _best(
         self, vector: NDArray[np.float32], k: int, exclude_query: str, wanted: Wanted
-    ) -> list[tuple[float, int, Part, int]]:
-        """(similarity, sequence, part, row) of what `nearest` gives."""
+    ) -> list[tuple[float, Part, int]]:
+        """(similarity, part, row) of what `nearest` gives."""
         query = unit_vector(vector, self.dimension)
         if k < 1:
             return []
         parts = [part for part in self._parts() if part.num_alive]
-        found: list[tuple[float, int, Part, int]] = []
+        found: list[tuple[float, Part, int]] = []
         for part in parts:
             hidden = part.alive_row_of(exclude_query) if exclude_query else None
             top = part.top(query, k + (hidden is not None), wanted)
-            sequences = part.columns.sequences
-            found += [(value, sequences.item(row), part, row) for value, row in top if row != hidden]
+            found += [(value, part, row) for value, row in top if row != hidden]
         if len(parts) > 1:
-            found.sort(key=lambda entry: (-entry[0], entry[1]))
+            found.sort(key=lambda entry: -entry[0])  # equal ones stay as they are, so older parts come first
         return found[:k]
 
     # ── Saving and merging ───────────────────────────────────────────────────────────────────────────────────────────
@@ -162,7 +175,7 @@ class NeighbourIndex:
         main = self._main
         retired = np.empty(0, np.int64)
         if main is not None:
-            retired = main.columns.sequences[~main.alive.mask(len(main))]
+            retired = main.columns.sequences[main.rows_retired()]
         self._retired.clear()
         self._merge_at = len(self._delta) + self._config.merge_entries
         return Frozen(self.sequence, self._saved_main, self._delta, self._delta.rows_alive(), retired)
@@ -196,15 +209,21 @@ class NeighbourIndex:
         write_json(self._disk, self.folder / MANIFEST, manifest)
         remove_others(self._disk, self.folder, manifest.names())
 
+    def start_merge(self) -> Merge:
+        """Of what was kept last. Raises OSError."""
+        return self._merging(self.folder)
+
     def merged(self) -> tuple[SavedPart, Main]:
-        """The part that a merge has made. Raises IndexFileError when it is not whole."""
+        """The part that a merge has made of what was kept last. Raises IndexFileError when it is not whole."""
         part = read_merged(self.folder)
+        if part.name != main_name(self._number):
+            raise IndexFileError(f"{part.name} is of a merge that somebody else began")
         return part, self._opened(part)
 
     def adopt(self, frozen: Frozen, part: SavedPart, main: Main) -> None:
         """Put the part that was made of `frozen` in the place of the old one; the delta keeps what came since."""
         for row in np.flatnonzero(np.isin(main.columns.sequences, list(self._retired))):
-            main.alive.retire(int(row))
+            main.retire(int(row))
         self._main, self._saved_main = main, part
         self._delta = self._delta.after(frozen.sequence)
         self._retired.clear()
@@ -215,7 +234,7 @@ class NeighbourIndex:
         try:
             frozen = self.freeze()
             self.keep(frozen)
-            Merging(self.folder).wait()
+            self.start_merge().wait()
             self.adopt(frozen, *self.merged())
             self.save()
             self.merge_error = ""
@@ -251,7 +270,7 @@ class NeighbourIndex:
         if manifest.main is not None:
             self._main, self._saved_main = self._opened(manifest.main), manifest.main
             for row in np.flatnonzero(np.isin(self._main.columns.sequences, read_retired(self.folder, manifest))):
-                self._main.alive.retire(int(row))
+                self._main.retire(int(row))
         if manifest.delta is not None:
             index, columns = open_part(self.folder, manifest.delta, self.dimension)
             vectors = np.concatenate([vectors for _, vectors in vectors_of(index)])
@@ -272,5 +291,5 @@ class NeighbourIndex:
                 self._retire(part, row)
 
     def _retire(self, part: Part, row: int) -> None:
-        part.alive.retire(row)
+        part.retire(row)
         self._retired.add(int(part.columns.sequences[row]))

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,15 @@ Source = tuple[Any, Saved, NDArray[np.int64]]
 _PROGRAM = "import sys; from replay.index.merging import main; sys.exit(main(sys.argv[1]))"
 
 
+class Merge(Protocol):
+    """One that is under way."""
+
+    def wait(self) -> None:
+        """Until it has ended. Raises ReplayError when it failed or was stopped."""
+
+    def stop(self) -> None: ...
+
+
 class Merging:
     """The process, for whoever waits for it. Raises OSError when it cannot be started."""
 
@@ -50,7 +59,6 @@ class Merging:
         )
 
     def wait(self) -> None:
-        """Until it has ended. Raises ReplayError when it failed or was stopped."""
         process = self._process
         assert process.stdin is not None and process.stderr is not None
         said = process.stderr.read().decode(errors="replace").strip()
@@ -90,10 +98,14 @@ def merge(folder: Path, disk: Disk) -> SavedPart:
         for rows, vectors in _pieces(sources):
             index.add_with_ids(vectors, rows)
     entries = coded([columns.plain(rows) for _, columns, rows in sources])
-    name = f"main-{manifest.number:08d}"
-    merged = write_part(disk, folder, name, index, entries, num_since=num_since)
+    merged = write_part(disk, folder, main_name(manifest.number), index, entries, num_since=num_since)
     write_json(disk, folder / MERGED, merged)
     return merged
+
+
+def main_name(number: int) -> str:
+    """Of the part that a merge makes of save `number`."""
+    return f"main-{number:08d}"
 
 
 def vectors_of(index: Any) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

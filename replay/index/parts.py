@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from replay.index.columns import Growing, Saved
 from replay.index.library import faiss
-from replay.index.vectors import similarities
+from replay.index.rows import Alive, Chosen
+from replay.index.vectors import aligned, similarities
 from replay.index.wanted import ANYTHING, Wanted
 
 _SPARE = 8
@@ -26,6 +27,9 @@ _MAX_ASKED = 4096
 """Rows that a search asks for at most, unless it needs more: so many entries may be equally similar and still be told
 apart by their sequence numbers."""
 
+MAX_FILTERS = 16
+"""Whose rows a part keeps; a bit a row each."""
+
 _SLACK = 2.0**-23
 """Twice what a term of an inner product of unit vectors can be off by in float32."""
 
@@ -33,57 +37,46 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 """Rows, most similar first; their similarities as FAISS has them; their vectors."""
 
 
-class Alive:
-    """Which rows of a part may be found; a bit a row. room: of the part."""
-
-    def __init__(self, room: int) -> None:
-        self._bits = np.full(-(-room // 8), 255, np.uint8)
-        self._selector = faiss.IDSelectorBitmap(self._bits)
-        self._first = 0
-        self.num_retired = 0
-
-    def __contains__(self, row: int) -> bool:
-        return bool(self._bits[row >> 3] >> (row & 7) & 1)
-
-    def retire(self, row: int) -> None:
-        if row in self:
-            self._bits[row >> 3] &= ~np.uint8(1 << (row & 7))
-            self.num_retired += 1
-
-    def mask(self, num_rows: int) -> NDArray[np.bool_]:
-        return np.unpackbits(self._bits, count=num_rows, bitorder="little").astype(np.bool_)
-
-    def first(self) -> int:
-        """The lowest row that may be found; there is one."""
-        while self._first not in self:
-            self._first += 1
-        return self._first
-
-    @property
-    def selector(self) -> Any:
-        """For FAISS; None while every row may be found."""
-        return self._selector if self.num_retired else None
-
-
 class Part:
-    """What both parts have in common. columns: of the entries, in the order of the rows. alive: those to be found."""
+    """What both parts have in common. columns: of the entries, in the order of the rows; room: for so many.
+
+    For each of the filters that were asked for last, the rows that pass it are kept, and brought up to date by what
+    came and what was retired since.
+    """
 
     columns: Growing | Saved
-    alive: Alive
+
+    def __init__(self, room: int, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self._alive = Alive(room)
+        self._chosen: dict[Wanted, Chosen] = {}
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return self.num_rows
 
     @property
     def num_alive(self) -> int:
-        return len(self.columns) - self.alive.num_retired
+        return self.num_rows - self._alive.num_retired
 
     def rows_alive(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.alive.mask(len(self)))
+        return np.flatnonzero(self._alive.mask(0, len(self)))
+
+    def rows_retired(self) -> NDArray[np.int64]:
+        return np.flatnonzero(~self._alive.mask(0, len(self)))
 
     def alive_row_of(self, query_id: str) -> int | None:
         row = self.columns.row_of(query_id)
-        return row if row is not None and row in self.alive else None
+        return row if row is not None and row in self._alive else None
+
+    def first_alive(self) -> int:
+        """The lowest row that may be found; there is one."""
+        return self._alive.first()
+
+    def retire(self, row: int) -> None:
+        """It is not found any more."""
+        self._alive.retire(row)
+        for chosen in self._chosen.values():
+            chosen.retire(row)
 
     def top(self, query: NDArray[np.float32], count: int, wanted: Wanted) -> list[tuple[float, int]]:
         """(similarity, row) of the `count` wanted rows most similar to `query`, ties by row; fewer if there are fewer.
@@ -110,10 +103,18 @@ class Part:
 
     def _select(self, wanted: Wanted) -> tuple[Any, int]:
         """FAISS's selector of the rows that may be found, None for all; and how many they are."""
-        if wanted is ANYTHING or wanted == ANYTHING:
-            return self.alive.selector, self.num_alive
-        mask = wanted.mask(self.columns) & self.alive.mask(len(self))
-        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")), int(np.count_nonzero(mask))
+        if wanted == ANYTHING:
+            return self._alive.selector, self.num_alive
+        chosen = self._chosen.pop(wanted, None)
+        if chosen is None:
+            chosen = Chosen(self._alive.room)
+            if len(self._chosen) == MAX_FILTERS:
+                del self._chosen[next(iter(self._chosen))]
+        self._chosen[wanted] = chosen  # the last one, which is dropped last
+        if chosen.num_seen < len(self):
+            first = chosen.first_unseen
+            chosen.see(wanted.mask(self.columns, first) & self._alive.mask(first, len(self)))
+        return chosen.selector, chosen.num_rows
 
     def _search(self, query: NDArray[np.float32], asked: int, selector: Any, effort: int) -> Found:
         raise NotImplementedError
@@ -131,7 +132,7 @@ class Main(Part):
     def __init__(self, index: Any, columns: Saved, *, num_probes: int) -> None:
         self.index = index
         self.columns = columns
-        self.alive = Alive(len(columns))
+        super().__init__(len(columns), len(columns))
         self._num_lists = index.nlist if isinstance(index, faiss.IndexIVF) else 0
         self._num_probes = num_probes
         if self._num_lists:
@@ -163,10 +164,10 @@ class Delta(Part):
     def __init__(self, dimension: int, room: int) -> None:
         self._dimension = dimension
         self._room = room
-        self._vectors = np.empty((room, dimension), np.float32)
+        self._vectors = aligned(room, dimension)
         self._pointer = faiss.swig_ptr(self._vectors)
         self.columns = Growing(room)
-        self.alive = Alive(room)
+        super().__init__(room, 0)
 
     @classmethod
     def read(cls, vectors: NDArray[np.float32], columns: Saved, room: int) -> Delta:
@@ -175,19 +176,21 @@ class Delta(Part):
         new._room = room
         new._vectors[: len(vectors)] = vectors
         new.columns = Growing.read(columns, len(new._vectors))
+        new.num_rows = len(columns)
         return new
 
     @property
     def full(self) -> bool:
-        return len(self) == len(self._vectors)
+        return self.num_rows == len(self._vectors)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._vectors[rows]
 
     def append(self, vector: NDArray[np.float32], experience: Any, sequence: int) -> None:
         """vector: of length 1. Only while it is not full."""
-        self._vectors[len(self.columns)] = vector
+        self._vectors[self.num_rows] = vector
         self.columns.append(experience, sequence)
+        self.num_rows += 1
 
     def after(self, sequence: int) -> Delta:
         """A new one with the rows after record `sequence` that are alive, and room for as many again."""
@@ -195,12 +198,13 @@ class Delta(Part):
         rows = rows[self.columns.sequences[rows] > sequence]
         new = Delta(self._dimension, max(self._room, 2 * len(rows)))
         new._room = self._room
-        new._vectors[: len(rows)] = self._vectors[rows]
+        self._vectors.take(rows, axis=0, out=new._vectors[: len(rows)], mode="clip")  # another mode makes a copy first
         new.columns = self.columns.taken(rows, len(new._vectors))
+        new.num_rows = len(rows)
         return new
 
     def _search(self, query: NDArray[np.float32], asked: int, selector: Any, effort: int) -> Found:
         rough, rows = np.empty(asked, np.float32), np.empty(asked, np.int64)
         pointer, results = faiss.swig_ptr(query), (faiss.swig_ptr(rough), faiss.swig_ptr(rows))
         faiss.knn_inner_product(pointer, self._pointer, self._dimension, 1, len(self), asked, *results, selector)
-        return rows, rough, self._vectors[rows]
+        return rows, rough, self._vectors.take(rows, axis=0)

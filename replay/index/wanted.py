@@ -18,8 +18,8 @@ class Filterable(Protocol):
     @property
     def versions(self) -> NDArray[np.int64]: ...
 
-    def from_source(self, source: str) -> NDArray[np.bool_]:
-        """Which rows are of this source."""
+    def from_source(self, source: str, first: int) -> NDArray[np.bool_]:
+        """Which rows from row `first` on are of this source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,21 +33,18 @@ class Wanted:
     min_version: int | None = None
     max_version: int | None = None
 
-    @property
-    def anything(self) -> bool:
-        return self == ANYTHING
-
-    def mask(self, columns: Filterable) -> NDArray[np.bool_]:
-        """Which rows are wanted, (n,)."""
-        mask = np.ones(len(columns.versions), np.bool_)
+    def mask(self, columns: Filterable, first: int) -> NDArray[np.bool_]:
+        """Which rows from row `first` on are wanted, (n − first,)."""
+        versions = columns.versions[first:]
+        mask = np.ones(len(versions), np.bool_)
         if self.source is not None:
-            mask &= columns.from_source(self.source)
+            mask &= columns.from_source(self.source, first)
         if self.trusted is not None:
-            mask &= columns.trusted == self.trusted
+            mask &= columns.trusted[first:] == self.trusted
         if self.min_version is not None or self.max_version is not None:
-            mask &= columns.versions >= max(self.min_version or 0, 0)
+            mask &= versions >= max(self.min_version or 0, 0)
         if self.max_version is not None:
-            mask &= columns.versions <= self.max_version
+            mask &= versions <= self.max_version
         return mask
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from fakes.disks import Killed
+from fakes.merging_here import Mergers
 from fakes.promises import SECRET, Erasing, Gone, Handed, Kept, Logged, Promise
 from fakes.recording_disk import RecordingDisk
 from fakes.values import a_consensus, a_query, a_rollout, an_answer_turn
@@ -32,7 +33,8 @@ from replay.erasure import erase_source
 from replay.opening import open_replay
 from replay.records import Advance, Begin, Experience, Release, Rewind, Settle, Spend
 
-INDEX = IndexConfig(encoder="e", dimension=3)
+INDEX = IndexConfig(encoder="e", dimension=3, merge_entries=2, ivf_entries=3)
+"""Merged after every two experiences, beside the rest; an IVF of so few has one list, so it is exact."""
 
 
 def a_config(root: Path, live: Path, chance: random.Random) -> ReplayConfig:
@@ -70,6 +72,7 @@ class Play:
         self.config = config
         self.buffer: ReplayBuffer
         self._disk = disk
+        self.mergers = Mergers(disk, name)
         self._chance = chance
         self._tell = tell
         self._name = name
@@ -83,7 +86,7 @@ class Play:
     def open(self) -> None:
         self._life += 1
         self._sequences = itertools.count()
-        self.buffer = open_replay(self.config, disk=self._disk)
+        self.buffer = open_replay(self.config, disk=self._disk, merging=self.mergers)
         self.alive = True
 
     async def close(self) -> None:
@@ -93,11 +96,27 @@ class Play:
     async def leave(self) -> None:
         """As if the process had been killed: nothing more is written."""
         self.alive = False
+        await self._leave_merge()
         with contextlib.suppress(ReplayError, Killed):
             await self.buffer._committer.close()
         if self.buffer._media is not None:
             self.buffer._media.abandon()
         self.buffer._log.abandon()
+
+    async def merged(self) -> None:
+        """Wait for the merge that is under way, if there is one."""
+        assert self.buffer._index is not None
+        await self.buffer._index.merged()
+
+    async def _leave_merge(self) -> None:
+        """The process of a merge ends with the one that started it."""
+        memory = self.buffer._index
+        assert memory is not None
+        memory._closed = True
+        if memory._merging is not None:
+            memory._merging.stop()
+        with contextlib.suppress(Killed):
+            await self.merged()
 
     async def check_over(self) -> None:
         """After a failure nothing is acknowledged any more."""
@@ -143,6 +162,8 @@ class Play:
         for _ in range(count):
             draw = await self.draw()
             self._tell(Handed(draw))
+            for _ in range(self._chance.randrange(4)):
+                await self.remember()
             version, self.step = self._next_version(), self.step + 1
             await self.buffer.advance(self.step, version)
             self._tell(Logged(Advance(step=self.step, version=version)))
@@ -151,9 +172,9 @@ class Play:
                     await self._rewind()
                 case 1:
                     await self._release()
-                case 2 | 3:
-                    await self._remember()
-                case 4:
+                case 2:
+                    await self.merged()
+                case 3:
                     assert await self.buffer.sample(draw.step) == draw
 
     async def draw(self) -> Draw:
@@ -232,8 +253,9 @@ class Play:
             await self.buffer.release(self.buffer.state.phase.phase, step)
             self._tell(Logged(Release(step=step)))
 
-    async def _remember(self) -> None:
-        query = self._chance.choice(("q0", "q1", *self._hidden))
+    async def remember(self) -> None:
+        """An experience of a query that may have been remembered before."""
+        query = self._chance.choice(("q0", "q1", "q2", "q3", *self._hidden))
         vector = np.eye(3, dtype=np.float32)[self._chance.randrange(3)]
         fields: dict[str, Any] = {"family": "f", "chain": (), "answer": f"answer to {query}", "confidence": 1.0}
         await self.buffer.remember(vector, query_id=query, **fields)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+from fakes.experiences import Model
+
 from common.media import content_digest
 from common.schema import rollout_keys
 from common.types import Draw
@@ -19,7 +22,7 @@ from replay.audit.audit import audit_replay
 from replay.buffer import ReplayBuffer
 from replay.config import ReplayConfig
 from replay.packs import PackedMedia
-from replay.records import Begin, Drawn, Kind, Pruned, Record, Release, Rewind, decode
+from replay.records import Begin, Drawn, Experience, Kind, Pruned, Record, Release, Rewind, decode
 from replay.segments import read_frames
 
 SECRET = "secret-query"
@@ -64,13 +67,16 @@ Promise: TypeAlias = Kept | Logged | Handed | Erasing | Gone
 
 
 class Surviving:
-    """What the log in a folder holds: rollouts and pruned ones by id, and every other record in order."""
+    """What the log in a folder holds: rollouts and pruned ones by id, every other record in order, and what is to be
+    found of experiences.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.rollouts: dict[str, bytes] = {}
         self.pruned: set[str] = set()
         self.records: list[Record] = []
         self.times: Counter[str] = Counter()
+        self.remembered = Model(max_entries=10**6)
         for frame in read_frames(folder / "log") if (folder / "log").is_dir() else ():
             body = bytes(frame.body)
             if frame.kind == Kind.ROLLOUT:
@@ -84,6 +90,8 @@ class Surviving:
                 self.times[record.rollout_id] += 1
             else:
                 self.records.append(record)
+            if isinstance(record, Experience):
+                self.remembered.held[frame.sequence] = record
 
 
 def as_it_lies(config: ReplayConfig, promises: Sequence[Promise]) -> None:
@@ -119,6 +127,9 @@ async def check_promises(buffer: ReplayBuffer, config: ReplayConfig, promises: S
                 _check_gone(config.folder)
     _check_reuse(held.records)
     _check_media(held, config)
+    for query in np.eye(3, dtype=np.float32):
+        near = [(n.sequence, n.similarity) for n in await buffer.nearest(query, 9)]
+        assert near == held.remembered.nearest(query, 9), f"{query} is near to {near}"
 
 
 def _check_kept(promise: Kept, held: Surviving, config: ReplayConfig, *, may_be_gone: bool) -> None:

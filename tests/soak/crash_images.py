@@ -49,7 +49,8 @@ def check_images(
     config = config if durability is None else dataclasses.replace(config, durability=durability)
     play = Play(config, disk, chance, disk.tell, name="first")
     asyncio.run(quietly(live(play, disk, chance)))
-    counts = {"images": 0, "calls": sum(not isinstance(op, Told) for op in disk.ops), "crashed_twice": 0}
+    calls = sum(not isinstance(op, Told) for op in disk.ops)
+    counts = {"calls": calls, "merges": play.mergers.num_started, "images": 0, "crashed_twice": 0}
     for image in range(IMAGES):
         seed = random.Random(f"crash images/{number}/{image}")
         where = folder / f"image-{image}"
