@@ -63,14 +63,14 @@ class HastyLog(Log):
 
 
 class CarelessLog(Log):
-    """Says that a draw is durable, and waits for what comes three records later."""
+    """Says that a draw is durable, and waits for what comes eight records later."""
 
     _since = 0
 
     def append_some(self, records: Sequence[tuple[int, Bytes]]) -> int:
         count = super().append_some(records)
         for kind, _ in records[:count]:
-            self._since = 3 if kind == Kind.DRAW else max(self._since - 1, 0)
+            self._since = 8 if kind == Kind.DRAW else max(self._since - 1, 0)
         return count
 
     def commit(self) -> None:
