@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.values import a_query, a_rollout, an_answer_turn
+from fakes.zooms import a_zoom_that_saw, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,7 +20,7 @@ from common.cuts import Cut, cut_out
 from common.errors import MediaError
 from common.media import FolderMediaStore, content_digest, put_image, put_view
 from common.schema import encode_rollouts, rollout_columns
-from common.types import Box, ExecutedCall, MediaRef, Observation, ToolCall, Turn
+from common.types import Box, Turn
 from replay.disk import Disk
 from replay.frames import ALIGN
 from replay.media import DurableMedia
@@ -32,11 +33,6 @@ BOX: Box = (3, 5, 19, 17)
 
 def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def part(pixels: np.ndarray, box: Box) -> np.ndarray:
-    x0, y0, x1, y1 = box
-    return pixels[y0:y1, x0:x1]
 
 
 @pytest.fixture
@@ -234,12 +230,6 @@ def test_damage_to_a_source_is_seen_in_what_was_cut_from_it(tmp_path: Path, live
         PackedMedia(folder).get(cut.target.digest)
 
 
-def a_zoom(source: MediaRef, box: Box, image: MediaRef, view: MediaRef) -> ExecutedCall:
-    call = ToolCall(name="ZOOM", arguments={"image": "image_1", "box": list(box)})
-    seen = Observation(text='{"image":"image_2"}', image=image, view=view)
-    return ExecutedCall(call=call, observation=seen, source=source.digest, footprint=box)
-
-
 def test_a_rollout_says_which_of_its_pictures_may_be_parts(tmp_path: Path, live: FolderMediaStore) -> None:
     pixels = noise(24, 20)
     image, view = put_image(live, pixels, compress=False), put_view(live, pixels)
@@ -249,7 +239,7 @@ def test_a_rollout_says_which_of_its_pictures_may_be_parts(tmp_path: Path, live:
     rollout = a_rollout(
         query=a_query(images=(image,)),
         turns=(Turn(role="user", token_ids=(1, 2), images=(view,)), an_answer_turn()),
-        calls=(a_zoom(image, BOX, crop, crop_view), a_zoom(image, BOX, large, large_view)),
+        calls=(a_zoom_that_saw(crop, crop_view, image, BOX), a_zoom_that_saw(large, large_view, image, BOX)),
     )
     [columns] = rollout_columns(encode_rollouts([rollout]))
     found = {(cut.target, cut.source, cut.box) for cut in columns.cuts()}

@@ -21,6 +21,7 @@ from fakes.merging_here import Mergers
 from fakes.promises import SECRET, Erasing, Gone, Handed, Kept, Logged, Promise
 from fakes.recording_disk import RecordingDisk
 from fakes.values import a_consensus, a_query, a_rollout, an_answer_turn
+from fakes.zooms import a_zoom
 
 from common.errors import ReplayError, UserError
 from common.media import FolderMediaStore, put_view
@@ -35,6 +36,8 @@ from replay.records import Advance, Begin, Experience, Release, Rewind, Settle, 
 
 INDEX = IndexConfig(encoder="e", dimension=3, merge_entries=2, ivf_entries=3)
 """Merged after every two experiences, beside the rest; an IVF of so few has one list, so it is exact."""
+CROP = (0, 0, 4, 3)
+"""Of whatever a rollout shows first."""
 
 
 def a_config(root: Path, live: Path, chance: random.Random) -> ReplayConfig:
@@ -215,8 +218,8 @@ class Play:
         assert self.buffer.state.phase is not None and self.config.live_media is not None
         live = FolderMediaStore(self.config.live_media)
         own = (4, 4, 3) if query == SECRET else (8, 8, 3)  # a picture that only this query or many show
-        pictures = (np.full(own, self._chance.randrange(256), np.uint8), np.full((8, 8, 3), 7, np.uint8))
-        shown = tuple(put_view(live, picture) for picture in pictures)
+        pictures = (np.full(own, self._chance.randrange(8), np.uint8), np.full((8, 8, 3), 7, np.uint8))
+        shown = tuple(put_view(live, picture) for picture in pictures)  # of one colour, so many have the same crop
         return a_rollout(
             group,
             sibling,
@@ -226,7 +229,7 @@ class Play:
                 Turn(role="tool", token_ids=(1, 3, 3, 2), images=shown),
                 an_answer_turn(version=max(self.buffer.state.versions)),
             ),
-            calls=(),
+            calls=(a_zoom(live, shown[0], CROP),) if self._chance.random() < 0.7 else (),
             answer=f"answer to {query}",
             phase=self.buffer.state.phase.phase,
             producer=f"{self._name}-{self._chance.randrange(3)}",

@@ -21,11 +21,12 @@ from fakes.failpoints import Failpoint, FatalDisk
 from fakes.kill_setting import DIMENSION, Setting
 from fakes.replay_server import Client, serve
 from fakes.values import a_consensus, a_query, a_rollout, an_answer_turn
+from fakes.zooms import a_zoom
 
 from common.errors import ContractError
 from common.media import FolderMediaStore, content_digest, put_image
 from common.schema import encode_rollouts
-from common.types import Rollout
+from common.types import ExecutedCall, Rollout
 from replay.erasure import erase_source
 from replay.opening import open_replay
 
@@ -115,11 +116,12 @@ class _Producer:
 
     def _rollouts(self, group: str, version: int, query_id: str) -> list[Rollout]:
         same = self._choices.random() < 0.2
-        query = a_query(query_id, images=())
+        query, calls = a_query(query_id, images=()), tuple[ExecutedCall, ...]()
         if self._setting.media:
             live = FolderMediaStore(self._folder / "live")
             pixels = np.random.default_rng(self._choices.randrange(40)).integers(0, 256, (16, 16, 3), np.uint8)
-            query = a_query(query_id, images=(put_image(live, pixels, compress=False),))
+            image = put_image(live, pixels, compress=False)
+            query, calls = a_query(query_id, images=(image,)), (a_zoom(live, image, (2, 3, 10, 9)),)
         return [
             a_rollout(
                 group,
@@ -132,7 +134,7 @@ class _Producer:
                 sequence=next(self._sequences),
                 query=query,
                 turns=(an_answer_turn(version=version),),
-                calls=(),
+                calls=calls,
             )
             for sibling in range(self._setting.group_size)
         ]
