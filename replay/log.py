@@ -162,23 +162,28 @@ class Log:
         """Write the first of `records`, (kind, body), and as many that follow as lie in the same segment and fit into
         one system call; returns how many. All of them or none: the disk refuses as in `append`.
         """
-        assert all(SEAL < kind < FIRST_RESERVED for kind, _ in records)
         self._check()
-        if self._size > ALIGN and (self._size + frame_size(records[0][1]) > self._segment_bytes or self._is_old()):
+        size = frame_size(records[0][1])
+        if self._size > ALIGN and (self._size + size > self._segment_bytes or self._is_old()):
             self._seal()
         if self._file < 0:
             self._start_segment()
-        count, end, offset = 0, self._size, self._size
-        for _, body in records[:RECORDS_AT_ONCE]:
-            end += frame_size(body)
-            if count and end > self._segment_bytes:
+        buffers, entries = list[Bytes](), array("Q")
+        end, chain, sequence = self._size, self._chain, self.next_sequence
+        for kind, body in records[:RECORDS_AT_ONCE]:
+            assert SEAL < kind < FIRST_RESERVED, kind
+            size = frame_size(body)
+            if entries and end + size > self._segment_bytes:
                 break
-            count += 1
-        chains = self._write(records[:count], range(self.next_sequence, self.next_sequence + count))
-        for (_, body), chain in zip(records, chains, strict=False):
-            self._entries.extend((offset, chain))
-            offset += frame_size(body)
-        self.next_sequence += count
+            header, padding, chain = pack_frame(kind, sequence, self._num_durable, body, chain)
+            buffers += (header, body, padding)
+            entries.extend((end, chain))
+            end += size
+            sequence += 1
+        self._write(buffers)
+        self._size, self._chain = end, chain
+        self._entries.extend(entries)
+        count, self.next_sequence = sequence - self.next_sequence, sequence
         return count
 
     def commit(self) -> None:
@@ -283,21 +288,13 @@ class Log:
         if self._broken:
             raise ReplayError(f"{self.folder}: the log is broken since {self._broken}")
 
-    def _write(self, frames: Sequence[tuple[int, Bytes]], sequences: Iterable[int]) -> list[int]:
-        """All of them or none. Returns the chain of each."""
-        buffers, chains, chain = list[Bytes](), list[int](), self._chain
-        for (kind, body), sequence in zip(frames, sequences, strict=True):
-            header, padding, chain = pack_frame(kind, sequence, self._num_durable, body, chain)
-            buffers += [header, body, padding]
-            chains.append(chain)
+    def _write(self, buffers: Sequence[Bytes]) -> None:
+        """All of them or none."""
         try:
             write_all(self._disk, self._file, buffers)
         except OSError as error:
             self._cut_back(error)
             raise refusal(self.folder, "a write failed; nothing of it is kept", error) from error
-        self._chain = chain
-        self._size += sum(map(len, buffers))
-        return chains
 
     def _cut_back(self, error: OSError) -> None:
         try:
@@ -323,7 +320,11 @@ class Log:
         """
         self.commit()
         footer = self._size
-        self._write([(FOOTER, pack_footer(self._entries)), (SEAL, b"")], [self.next_sequence] * 2)
+        body = pack_footer(self._entries)
+        head, padding, chain = pack_frame(FOOTER, self.next_sequence, self._num_durable, body, self._chain)
+        seal, _, chain = pack_frame(SEAL, self.next_sequence, self._num_durable, b"", chain)
+        self._write([head, body, padding, seal])
+        self._size, self._chain = footer + frame_size(body) + ALIGN, chain
         self._sync()
         sealed = Segment(
             name=self._path.name,
