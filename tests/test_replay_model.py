@@ -19,7 +19,7 @@ from replay.folding import fold
 from replay.log import Log
 from replay.records import Rewind
 
-SEARCH = settings(max_examples=14, stateful_step_count=30, deadline=None, derandomize=True)
+SEARCH = settings(max_examples=10, stateful_step_count=30, deadline=None, derandomize=True)
 
 
 class Twice(Replays):
@@ -31,20 +31,20 @@ class Thrice(Replays):
 
 
 FLOORS = {
-    "draws": 150,
+    "draws": 100,
     "draws that wait": 100,
-    "draws repeated": 20,
-    "draws taken back": 40,
+    "draws repeated": 12,
+    "draws taken back": 30,
     "draws forgotten before they were learned": 3,
-    "groups drawn again": 75,
-    "groups drawn again and one draw taken back": 20,
-    "groups drawn again and all draws taken back": 15,
-    "admissions that wait": 5,
-    "rewinds refused": 20,
-    "reopened after draws": 20,
-    "abstained": 10,
+    "groups drawn again": 40,
+    "groups drawn again and one draw taken back": 10,
+    "groups drawn again and all draws taken back": 8,
+    "admissions that wait": 3,
+    "rewinds refused": 15,
+    "reopened after draws": 12,
+    "abstained": 6,
     "drawn": 150,
-    "expired": 70,
+    "expired": 60,
     "gone": 6,
     "late": 15,
     "orphaned": 8,
