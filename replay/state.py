@@ -30,7 +30,7 @@ from replay.limiter import Limiter
 from replay.records import Admit, Advance, Begin, Drawn, Erase, Erased, Expire, Record, Release, Rewind, Settle, Spend
 from replay.seen import Producers
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised with every change to what `State` holds or how it folds; a snapshot of another one is not used."""
 DRAWN = "drawn"
 MAX_CLOSED = 1 << 16
@@ -90,10 +90,11 @@ class State:
 
     groups: those that may still be drawn, in the order of their numbers. closed: the others of this phase that are
     remembered. draws: the record of every drawn step since `floor`, so that a draw can be repeated or taken back; used:
-    their groups that may not be drawn again. num_drawn: groups drawn at least once in this phase. fresh: step → how
-    many of its groups were drawn for the first time. forgotten: groups of names of their own that are not remembered.
-    last_experience: record of the last one, −1 for none. erasing: an erasure that was begun and not finished. inserted,
-    spent (by reason), expired, quarantined, erased: rollouts.
+    their groups that may not be drawn again. num_drawn: groups drawn at least once in this phase. fresh: step that the
+    learner has not done → how many of its groups were drawn for the first time, also when the draw is forgotten.
+    forgotten: groups of names of their own that are not remembered. last_experience: record of the last one, −1 for
+    none. erasing: an erasure that was begun and not finished. inserted, spent (by reason), expired, quarantined,
+    erased: rollouts.
     """
 
     phase: Begin | None = None
@@ -169,12 +170,8 @@ class State:
 
     def may_admit(self) -> bool:
         """The limiter's inequality, now. A draw counts when the learner is done with it."""
-        drawn = self.num_drawn
-        for step in reversed(self.fresh):
-            if step < self.step:
-                break
-            drawn -= self.fresh[step]
-        return self.limiter().may_start(self.admitted, drawn=drawn, returned=self.returned)
+        ahead = sum(fresh for step, fresh in self.fresh.items() if step >= self.step)
+        return self.limiter().may_start(self.admitted, drawn=self.num_drawn - ahead, returned=self.returned)
 
     def drawn_groups(self, step: int) -> list[Group]:
         """The groups of the draw for `step` that are remembered, in its order."""
@@ -250,6 +247,7 @@ class State:
             case Advance():
                 self.step = record.step
                 self.versions[record.version] = record.step
+                self.fresh = {step: fresh for step, fresh in self.fresh.items() if step >= record.step}
             case Rewind():
                 self._rewind(record)
             case Release():
@@ -328,7 +326,8 @@ class State:
         for step in [step for step in self.draws if step >= record.step]:
             for group in self.drawn_groups(step):
                 self._take_back(group, step)
-            del self.draws[step], self.fresh[step]
+            del self.draws[step]
+        self.fresh = {}
         self.groups = dict(sorted(self.groups.items(), key=lambda item: item[1].number))
         self.step = record.step
         self.versions = {version: min(at, record.step) for version, at in self.versions.items()}
@@ -356,7 +355,7 @@ class State:
         lag = 0 if self.phase is None else self.phase.max_policy_lag
         self.floor = max(self.floor, floor)
         for step in [step for step in self.draws if step < self.floor]:
-            del self.draws[step], self.fresh[step]
+            del self.draws[step]
         for name in list(takewhile(lambda name: self.used[name].draws[-1] < self.floor, self.used)):
             del self.used[name]
         for name in list(takewhile(lambda name: self.closed[name].step < self.floor, self.closed)):

@@ -109,7 +109,7 @@ def grown(num_steps: int, *, max_reuse: int = 1, first_version: int = 1000) -> S
 def test_ten_times_the_rollouts_do_not_make_a_larger_state() -> None:
     few, many = grown(60), grown(600)
     assert many.inserted > 9 * few.inserted
-    assert len(many.draws) == len(many.fresh) == KEEP_DRAWS
+    assert (len(many.draws), many.fresh) == (KEEP_DRAWS, {})
     for name in ("versions", "groups", "closed", "used", "spent"):
         assert len(getattr(many, name)) <= len(getattr(few, name)) + 2, name
     assert len(many.pack()) < 1.25 * len(few.pack())

@@ -274,6 +274,24 @@ async def test_a_checkpoint_lets_earlier_draws_go(tmp_path: Path) -> None:
     assert folded(tmp_path / "log", trusting=False)[0] == folded(tmp_path / "log", trusting=True)[0]
 
 
+async def test_a_draw_that_is_forgotten_before_the_learner_has_done_it_keeps_the_credits_of_its_groups(
+    tmp_path: Path,
+) -> None:
+    """A group a step and lag 1: two groups may be under way, both drawn ahead here, and one draw is remembered."""
+    async with a_buffer(tmp_path, keep_draws=1) as buffer:
+        await a_phase(buffer, lag=1)
+        for i in range(2):
+            await buffer.admit(f"g{i}")
+            await put(buffer, *a_group(i))
+            await buffer.sample(i)
+        assert list(buffer.state.draws) == [1]
+        assert not buffer.state.may_admit()
+        await buffer.advance(1, 1)
+        assert await buffer.admit("g2") == 2
+        assert not buffer.state.may_admit()
+    assert folded(tmp_path / "log", trusting=False)[0] == folded(tmp_path / "log", trusting=True)[0]
+
+
 @given(numbers=st.lists(st.integers(0, 60), max_size=80), probe=st.integers(0, 70))
 def test_seen_is_a_set(numbers: list[int], probe: int) -> None:
     seen = Seen()

@@ -2,127 +2,106 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import combinations
 
-from replay.config import Drawing
+from replay.records import Begin
 
 
 @dataclass(slots=True)
 class Group:
-    """rollouts: id → (oldest version, score), None for a quarantined one. vote: "" an abstention. over: why, or ""."""
+    """usable: id → (oldest version, score). vote: None while there is none, "" an abstention; "none" where none is
+    taken. ended: why, by whoever ended it, or "".
+    """
 
-    number: int
     size: int
-    rollouts: dict[str, tuple[int, float] | None] = field(default_factory=dict)
-    vote: str | None = None
-    over: str = ""
+    vote: str | None
+    usable: dict[str, tuple[int, float]] = field(default_factory=dict)
+    num_quarantined: int = 0
+    ended: str = ""
 
     @property
-    def usable(self) -> dict[str, tuple[int, float]]:
-        held = {name: rollout for name, rollout in self.rollouts.items() if rollout is not None}
-        return dict(sorted(held.items(), key=lambda item: (len(item[0]), item[0])))
+    def num_missing(self) -> int:
+        return self.size - len(self.usable) - self.num_quarantined
+
+    @property
+    def ready(self) -> bool:
+        return not self.num_missing and self.vote is not None
 
 
 class Model:
-    """One phase. published: version → the step it was published at. draws: step → groups, of the surviving line.
-
-    past: usable rollouts of earlier phases and for groups that were over, by what became of them.
+    """One phase. groups: in the order of admission. draws: step → groups, of the surviving line. published: version →
+    the learner's step then.
     """
 
-    def __init__(self, *, groups_per_step: int, lag: int, drawing: Drawing, votes: bool, drop: bool, keep: int) -> None:
-        self.groups_per_step, self.lag, self.drawing = groups_per_step, lag, drawing
-        self.votes, self.drop, self.keep = votes, drop, keep
-        self.past, self.groups, self.draws = Counter[str](), dict[str, Group](), dict[int, list[str]]()
-        self.num_inserted = self.num_quarantined = 0
-        self.begin(0, 0)
-
-    def begin(self, step: int, version: int) -> None:
-        self.past = self.counts(over="phase_over")
-        self.groups, self.draws, self.published = {}, {}, {version: step}
-        self.step = self.floor = step
+    def __init__(self, phase: Begin, *, drop: bool) -> None:
+        assert phase.drawing is not None
+        self.phase, self.drawing, self.drop = phase, phase.drawing, drop and not phase.votes
+        self.groups, self.draws = dict[str, Group](), dict[int, list[str]]()
+        self.step, self.published = phase.step, {phase.version: phase.step}
 
     def times(self, name: str) -> int:
         return sum(name in names for names in self.draws.values())
 
-    def live(self) -> dict[str, Group]:
-        return {n: g for n, g in self.groups.items() if not g.over and self.times(n) < self.drawing.max_reuse}
+    def fate(self, name: str) -> str:
+        """ "live" while it may be drawn (again); "drawn" when it was, whatever ended it; or why it never will be."""
+        group, times = self.groups[name], self.times(name)
+        if times == self.drawing.max_reuse or (times and group.ended):
+            return "drawn"
+        if group.ended or not group.ready:
+            return group.ended or "live"
+        same = len({score for _, score in group.usable.values()}) == 1
+        why = {"quarantined": len(group.usable) < 2, "abstained": not group.vote, "zero_variance": self.drop and same}
+        return next((reason for reason, holds in why.items() if holds), "live")
 
-    def counts(self, over: str = "live") -> Counter[str]:
-        """Usable rollouts by what became of them. over: of those that may still be drawn and never were."""
-        found, live = Counter(self.past), self.live()
-        for name, group in self.groups.items():
-            drawn = self.times(name) > 0 and (name not in live or over != "live")
-            found["drawn" if drawn else group.over or over] += len(group.usable)
-        return found
+    def live(self) -> list[str]:
+        return [name for name in self.groups if self.fate(name) == "live"]
 
-    @property
-    def next_step(self) -> int:
-        return max(self.draws) + 1 if self.draws else self.floor
+    def fates(self) -> Counter[str]:
+        """Usable rollouts by the fate of their groups."""
+        return Counter(self.fate(name) for name, group in self.groups.items() for _ in group.usable)
 
     def may_admit(self) -> bool:
+        """At most so many groups that no finished step has learned from and that were not given back."""
         learned = {name for step, names in self.draws.items() if step < self.step for name in names}
-        returned = sum(bool(group.over) and not self.times(name) for name, group in self.groups.items())
-        fresh = -(-self.groups_per_step // self.drawing.samples_per_insert)
-        ahead = max(self.drawing.min_groups, self.groups_per_step, (self.lag + 1) * fresh) + self.drawing.error_budget
-        return len(self.groups) < len(learned) + returned + ahead
+        under_way = {name for name in self.groups if self.fate(name) in ("live", "drawn")} - learned
+        count, lag, drawing = self.phase.groups_per_step, self.phase.max_policy_lag, self.drawing
+        most = max(drawing.min_groups, count, (lag + 1) * math.ceil(count / drawing.samples_per_insert))
+        return len(under_way) < most + drawing.error_budget
 
-    def ready(self, group: Group) -> bool:
-        return 0 < group.size == len(group.rollouts) and (not self.votes or group.vote is not None)
+    def age(self, name: str, step: int) -> float:
+        """Learner steps since its oldest version was published; infinite for one of an earlier phase."""
+        oldest = min(version for version, _ in self.groups[name].usable.values())
+        return step - max((at for version, at in self.published.items() if version <= oldest), default=-math.inf)
 
-    def judge(self, group: Group) -> None:
-        if group.over or not self.ready(group):
-            return
-        scores = {score for _, score in group.usable.values()}
-        if len(group.usable) < min(2, group.size):
-            group.over = "quarantined"
-        elif self.votes:
-            group.over = "" if group.vote else "abstained"
-        elif self.drop and len(scores) == 1:
-            group.over = "zero_variance"
+    def expire(self, step: int) -> None:
+        """What is too old when a draw for `step` is asked for never comes back."""
+        for name in self.live():
+            if self.groups[name].ready and self.age(name, step) > self.phase.max_policy_lag:
+                self.groups[name].ended = "expired"
 
-    def age(self, group: Group, step: int) -> int:
-        oldest = min(version for version, _ in group.usable.values())
-        return step - max(at for version, at in self.published.items() if version <= oldest)
+    def legal_draws(self) -> list[list[str]]:
+        """All that the next draw may be; none while it must wait."""
+        count, drawing, live = self.phase.groups_per_step, self.drawing, self.live()
+        pool = [name for name in live if self.groups[name].ready]
+        first = [name for name in live[:count] if name in pool]
+        may = {"fifo": pool[:count], "in_order": first, "windowed": pool[-drawing.window :]}.get(drawing.selector, pool)
+        draws = [list(draw) for draw in combinations(may, count) if len(pool) >= drawing.min_groups]
+        if drawing.selector != "mixture":
+            return draws
+        old, new = [name for name in pool if self.times(name)], [name for name in pool if not self.times(name)]
+        num_old = min(count - math.ceil(drawing.fresh * count), len(old))
+        return [draw for draw in draws if {*new[: count - num_old]} <= {*draw} and len({*old} & {*draw}) == num_old]
 
-    def pool(self, step: int) -> list[str]:
-        """The groups that a draw for `step` may take; what is too old expires."""
-        ready = {name: group for name, group in self.live().items() if self.ready(group)}
-        for group in ready.values():
-            if self.age(group, step) > self.lag:
-                group.over = "expired"
-        return [name for name, group in ready.items() if not group.over]
-
-    def choices(self, step: int) -> tuple[list[str], int, int]:
-        """(the groups to take from, how many of them, how many of these the first that were never drawn); none to take
-        from while a draw waits.
-        """
-        pool, count = self.pool(step), self.groups_per_step
-        first = list(self.live())[:count]
-        enough = len(pool) >= max(count, self.drawing.min_groups)
-        match self.drawing.selector:
-            case "fifo":
-                pool = pool[:count]
-            case "in_order":
-                enough, pool = enough and pool[:count] == first, first
-            case "windowed":
-                pool = pool[-self.drawing.window :]
-            case "mixture":
-                old = [name for name in pool if self.times(name)]
-                num_old = min(count - -(-count * self.drawing.fresh // 1), len(old))
-                fresh = [name for name in pool if not self.times(name)][: int(count - num_old)]
-                return (fresh + old if enough and len(fresh) + num_old == count else []), count, len(fresh)
-        return (pool if enough else []), count, 0
-
-    def drawn(self, step: int, names: list[str]) -> None:
-        self.draws[step] = names
-        self.floor = max(self.floor, self.next_step - self.keep)
-
-    def rewind(self, step: int, version: int, orphans: bool) -> None:
-        for at in [at for at in self.draws if at >= step]:
-            for name in self.draws.pop(at):
-                self.groups[name].over = ""
-        self.step = step
-        self.published = {held: min(at, step) for held, at in (self.published | {version: step}).items()}
-        for group in self.live().values() if orphans else ():
-            group.over = "" if self.ready(group) else "orphaned"
+    def rewind(self, step: int, version: int, *, orphans: bool) -> None:
+        """Draws from `step` on never happened; versions published since count as published at it."""
+        for name in [name for at, names in self.draws.items() if at >= step for name in names]:
+            self.groups[name].ended = ""
+        self.draws = {at: names for at, names in self.draws.items() if at < step}
+        self.step, published = step, self.published | {version: step}
+        self.published = {held: min(at, step) for held, at in published.items()}
+        for name in self.live():
+            if orphans and not self.groups[name].ready:
+                self.groups[name].ended = "orphaned"
