@@ -171,7 +171,7 @@ class ReplayBuffer:
 
     async def settle(self, consensus: Consensus) -> None:
         """Take the vote over a group; it is drawn only after this. An abstention spends the group. Votes over groups
-        that are over are ignored.
+        that are over are ignored, and so is a second vote: a draw of the group may have been handed out with the first.
         """
         if not self._phase().votes:
             raise ContractError(f"phase {self._phase().phase} takes no votes; begin it with votes=True")
@@ -179,6 +179,8 @@ class ReplayBuffer:
             return await self._committer.flush()
         if consensus.group_id not in self._state.groups:
             raise ContractError(f"a vote over group {consensus.group_id}, which was never admitted")
+        if self._state.groups[consensus.group_id].consensus is not None:
+            return await self._committer.flush()
         self._check()
         durable = self._record(Settle(consensus=consensus))
         self._judge(consensus.group_id)

@@ -21,7 +21,7 @@ from common.media import FolderMediaStore, put_view
 from common.schema import decode_rollouts, encode_rollouts, encode_traces
 from common.types import Draw
 from replay.buffer import ReplayBuffer
-from replay.config import Durability, IndexConfig, ReplayConfig
+from replay.config import Drawing, Durability, IndexConfig, ReplayConfig
 from replay.disk import Disk
 from replay.folding import fold
 from replay.log import Log
@@ -179,6 +179,19 @@ async def test_a_group_that_votes_is_drawn_after_its_vote_and_not_after_an_abste
         assert (stats.spent_reasons, stats.returned) == ({"abstained": 2, "drawn": 2}, 1)
         with pytest.raises(ContractError, match="never admitted"):
             await buffer.settle(a_consensus(7))
+
+
+async def test_a_second_vote_over_a_group_changes_neither_it_nor_a_draw_that_was_handed_out(tmp_path: Path) -> None:
+    drawing = Drawing(max_reuse=2, samples_per_insert=2.0)
+    async with a_buffer(tmp_path, drawing=drawing) as buffer:
+        await a_phase(buffer, lag=1, votes=True)
+        await buffer.admit("g0")
+        await put(buffer, *a_group(0, scores=(None, None)))
+        await buffer.settle(a_consensus(0))
+        draw = await buffer.sample(0)
+        await buffer.settle(a_consensus(0, answer=None))
+        assert (await buffer.sample(0)).consensus == draw.consensus == (a_consensus(0),)
+        assert (await buffer.stats()).spent_reasons == {}
 
 
 async def test_what_is_older_than_the_bound_at_the_draw_is_expired_and_never_learned_from(tmp_path: Path) -> None:

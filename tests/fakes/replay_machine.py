@@ -235,16 +235,14 @@ class Replays(RuleBasedStateMachine):
         self._settle(list(self.model.groups)[which % len(self.model.groups)], answer)
 
     def _settle(self, name: str, answer: str | None) -> None:
-        """No second vote over a group that was drawn."""
+        """The first vote over a group counts."""
         vote, lives = a_consensus(name, answer=answer), self._lives(name)
-        if lives and self.model.times(name):
-            return
         if not self.model.phase.votes:
             with pytest.raises(ContractError, match="takes no votes"):
                 self.loop.run(self.buffer.settle(vote))
             return
         self.loop.run(self.buffer.settle(vote))
-        if lives:
+        if lives and self.model.groups[name].vote is None:
             self.model.groups[name].vote = answer or ""
 
     @precondition(lambda self: self.model.groups)
