@@ -168,7 +168,8 @@ class Log:
             self._seal()
         if self._file < 0:
             self._start_segment()
-        buffers, entries = list[Bytes](), array("Q")
+        buffers: list[Bytes] = []
+        entries: list[int] = []
         end, chain, sequence = self._size, self._chain, self.next_sequence
         for kind, body in records[:RECORDS_AT_ONCE]:
             assert SEAL < kind < FIRST_RESERVED, kind
@@ -177,7 +178,7 @@ class Log:
                 break
             header, padding, chain = pack_frame(kind, sequence, self._num_durable, body, chain)
             buffers += (header, body, padding)
-            entries.extend((end, chain))
+            entries += (end, chain)
             end += size
             sequence += 1
         self._write(buffers)

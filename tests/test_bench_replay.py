@@ -37,8 +37,16 @@ async def test_every_figure_is_made_and_a_peer_without_an_environment_is_named(
         remotes=(NOBODY,),
     )
     assert [figure.name for figure in figures] == [
-        *("append_vs_write", "durable_vs_fdatasync", "group_commit_vs_fdatasync", "verify_vs_memcpy"),
-        *("gather_vs_memcpy", "decode_ms", "open_1gib_s", "sample_flatness", "sample_1280_ms"),
+        *("append_vs_write", "durable_vs_fdatasync", "durable_wall_vs_fdatasync"),
+        *(
+            "group_commit_vs_fdatasync",
+            "verify_vs_memcpy",
+            "gather_vs_memcpy",
+            "decode_ms",
+            "open_1gib_s",
+            "sample_flatness",
+            "sample_1280_ms",
+        ),
         *("index_vs_faiss", "index_follow", "rows_vs_arrow_file", "pixels_vs_arrow_file"),
         *("rows_vs_sqlite", "pixels_vs_sqlite"),
     ]
