@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from operator import and_
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,9 @@ import pyarrow as pa
 from common.cuts import Cut
 from common.errors import ContractError
 from common.types import MediaRef
+from common.wholeness import first_missing
 
 _KEYS = ("rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "oldest_version")
-
-MAY_BE_NULL = frozenset(
-    {
-        *("oldest_version", "newest_version", "answer", "facts.score", "query.clip"),
-        *(f"calls[].{name}" for name in ("observation.image", "observation.view", "observation.error", "footprint")),
-    }
-)
-"""What a rollout need not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,51 +205,10 @@ def check_rows(batch: Any) -> None:
         batch.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ContractError(f"not rows of rollouts: {error}") from error
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name not in _NEEDED:
-            _NEEDED[name] = tuple(_bitmaps(column.type, name))
-        suspect = any(map(and_, _NEEDED[name], (bitmap is not None for bitmap in column.buffers())))
-        if suspect and (missing := _missing(column, name)):
-            raise ContractError(f"a rollout has no {missing}")
+    if missing := first_missing(batch):
+        raise ContractError(f"a rollout has no {missing}")
     for columns in columns_of(batch):
         columns.check()
-
-
-_NEEDED: dict[str, tuple[bool, ...]] = {}
-"""`_bitmaps` of the columns, by name; made once, because a type is slow to look at."""
-
-
-def _bitmaps(kind: Any, path: str) -> Iterator[bool]:
-    """Of an array's buffers in their order, nested ones included: whether one, if it is there at all, says that values
-    are missing which may not be. Most arrays have none, and then nothing need be counted.
-    """
-    yield path not in MAY_BE_NULL
-    if pa.types.is_struct(kind):
-        for i in range(kind.num_fields):
-            yield from _bitmaps(kind.field(i).type, f"{path}.{kind.field(i).name}")
-        return
-    yield False
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        yield from _bitmaps(kind.value_type, f"{path}[]")
-    elif pa.types.is_string(kind):
-        yield False
-
-
-def _missing(array: Any, path: str, num_nulls: int = 0) -> str:
-    """The first of an array and what is nested in it that lacks a value which it needs; "" when none does. num_nulls:
-    how many may be null because what they are part of is.
-    """
-    found = array.null_count
-    if found > num_nulls and path not in MAY_BE_NULL:
-        return path
-    if not len(array) or pa.types.is_primitive(array.type) or pa.types.is_string(array.type):
-        return ""
-    if pa.types.is_struct(array.type):
-        parts = zip(
-            array.type.names, array.flatten() if found else map(array.field, range(array.type.num_fields)), strict=True
-        )
-        return next(filter(None, (_missing(part, f"{path}.{name}", found) for name, part in parts)), "")
-    return _missing(_items(array), f"{path}[]")
 
 
 def _offsets(lists: Any) -> list[int]:
@@ -282,7 +233,8 @@ def _refs(array: Any) -> list[MediaRef]:
     """Of a struct array; where it is null there is none."""
     if not len(array):
         return []
-    rows = zip(*(part.to_pylist() for part in array.flatten()), strict=True)
+    parts = array.flatten() if array.null_count else map(array.field, range(array.type.num_fields))
+    rows = zip(*(part.to_pylist() for part in parts), strict=True)
     return [
         MediaRef(digest=digest, kind=kind, width=width, height=height, num_bytes=num_bytes)
         for digest, kind, width, height, num_bytes in rows

@@ -17,10 +17,10 @@ from fakes.values import a_clip, a_query, a_rollout, an_answer_turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.columns import MAY_BE_NULL
 from common.errors import ContractError
 from common.schema import ROLLOUTS, decode_rollouts, encode_rollouts, rollout_columns, rollout_keys, rollout_table
 from common.types import Rollout
+from common.wholeness import MAY_BE_NULL
 
 Row = dict[str, Any]
 
