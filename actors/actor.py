@@ -31,7 +31,7 @@ from common.media import FolderMediaStore, pixels_of
 from common.protocols import Embedder, Generator
 from common.schema import decode_rollouts, encode_rollouts, encode_traces
 from common.scoring import score
-from common.types import Consensus, Facts, MediaRef, Neighbour, Query, Rollout, Sampling, Task, Weights
+from common.types import Consensus, Facts, MediaRef, Neighbour, Provenance, Query, Rollout, Sampling, Task, Weights
 
 _log = logging.getLogger(__name__)
 
@@ -187,6 +187,7 @@ class Actor:
             generate_s=episode.generate_s,
             tools_s=episode.tools_s,
             views=views,
+            provenance=Provenance(source=task.source, consent=task.consent, split=task.split),
         )
         return encode_rollouts([rollout])
 

@@ -95,6 +95,7 @@ class VllmGenerator:
         self._store = store
         self._config = config
         self._version = version
+        self._parents: dict[int, int | None] = {version: None}
         self._files = model_files(model)
         self._held = shapes(self._files)
         self._refused: set[int] = set()
@@ -185,6 +186,7 @@ class VllmGenerator:
                 f"generation.lora_rank is {self._config.lora_rank}"
             )
         async with self._loading:
+            self._parents[weights.version] = weights.parent
             return await (self._load_adapter(weights) if weights.adapter else self._load_whole(weights))
 
     async def _load_adapter(self, weights: Weights) -> float:
@@ -390,7 +392,9 @@ class VllmGenerator:
             token_ids=token_ids,
             logprobs=tuple(position[token].logprob for position, token in zip(chosen, token_ids, strict=True)),
             versions=tuple(
-                VersionSpan(start=start, stop=stop, version=version) for start, stop, version in spans if stop > start
+                VersionSpan(start=start, stop=stop, version=version, parent=self._parents.get(version))
+                for start, stop, version in spans
+                if stop > start
             ),
             finished=output.finish_reason == "stop",
         )

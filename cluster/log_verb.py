@@ -95,7 +95,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="cat: at most so many records")
     add("--whole", action="store_true", help="cat: show long lists and texts to their end")
     add("--out", metavar="DIR", help="export: the new folder to write rollouts.parquet and records.parquet to")
-    add("--source", metavar="NAME", help="erase: the name of a producer, or the id of a query")
+    add("--source", metavar="NAME", help="erase: a source, the name of a producer, or the id of a query")
     add("--yes", action="store_true", help="erase: do not ask")
 
 
@@ -109,7 +109,7 @@ def perform(options: argparse.Namespace) -> Result:
         from cluster.erase_verb import erase
 
         if options.source is None:
-            raise DataError("erase needs --source NAME, a producer's name or a query's id")
+            raise DataError("erase needs --source NAME: a source, a producer's name or a query's id")
         return erase(_replay(options), options.source, run=options.folder, ask=not options.yes)
     from replay.export import export
 

@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from common.cuts import Cut
 from common.errors import ContractError
-from common.types import MediaRef
+from common.types import Consent, MediaRef
 from common.wholeness import first_missing
 
+_COLUMNS_OF_2 = 21
+"""Columns of a rollout of schema 2."""
 _KEYS = ("rollout_id", "producer", "epoch", "sequence", "group_id", "group_size", "phase", "oldest_version")
 
 
@@ -29,7 +31,9 @@ _KEYS = ("rollout_id", "producer", "epoch", "sequence", "group_id", "group_size"
 class RolloutKeys:
     """What a replay must know of a rollout without decoding it.
 
-    oldest_version: None when nothing was sampled. media: every view and image it refers to, each once.
+    oldest_version: None when nothing was sampled. quarantined: it is kept and never learned from, because its actor
+    said so or its source does not allow it. source: whom its query came from. media: every view and image it refers to,
+    each once.
     """
 
     rollout_id: str
@@ -43,6 +47,7 @@ class RolloutKeys:
     score: float | None
     quarantined: bool
     media: tuple[MediaRef, ...]
+    source: str = ""
 
 
 class Columns:
@@ -61,11 +66,16 @@ class Columns:
     def keys(self) -> RolloutKeys:
         """Raises ContractError where nothing was sampled, unless it is quarantined."""
         values = {name: self._value(name) for name in _KEYS}
-        quarantined = self._value("stop_reason") == "quarantined"
-        if values["oldest_version"] is None and not quarantined:
+        spoiled, (source, consent) = self._value("stop_reason") == "quarantined", self._provenance()
+        if values["oldest_version"] is None and not spoiled:
             raise ContractError(f"{self} has no sampled token")
         score = self._batch.column("facts").field("score")[self._row].as_py()
-        return RolloutKeys(**values, score=score, quarantined=quarantined, media=self.media)
+        quarantined = spoiled or consent != "learn"
+        return RolloutKeys(**values, score=score, quarantined=quarantined, media=self.media, source=source)
+
+    @property
+    def query_id(self) -> str:
+        return str(self._batch.column("query").field("query_id")[self._row].as_py())
 
     @cached_property
     def media(self) -> tuple[MediaRef, ...]:
@@ -90,7 +100,8 @@ class Columns:
     def check(self) -> None:
         """Raise ContractError unless there is a finite log-prob for every token of an assistant's turn and for no
         other, version spans tile such a turn and give the row's oldest and newest, ranges of shaped tokens lie inside
-        it, something was sampled (or the rollout is quarantined), and the arguments of calls are JSON.
+        it, something was sampled (or the rollout is quarantined), the consent is one that there is, and the arguments
+        of calls are JSON.
         """
         turns = self._read_turns()
         for i, turn in enumerate(turns):
@@ -105,6 +116,9 @@ class Columns:
         temperature = self._value("temperature")
         if temperature is None or not math.isfinite(temperature):
             raise ContractError(f"{self}: temperature {temperature} is not finite")
+        consent = self._provenance()[1]
+        if consent not in get_args(Consent):
+            raise ContractError(f"{self}: consent {consent!r} is none of {', '.join(get_args(Consent))}")
         if len(self._calls):
             for text in self._calls.field("arguments").to_pylist():
                 self._check_arguments(text)
@@ -116,6 +130,13 @@ class Columns:
     @cached_property
     def _calls(self) -> Any:
         return self._batch.column("calls")[self._row].values
+
+    def _provenance(self) -> tuple[str, str]:
+        """Source and consent; schema 2 knew neither."""
+        if self._batch.num_columns == _COLUMNS_OF_2:
+            return "", "learn"
+        held = self._batch.column("provenance")
+        return held.field("source")[self._row].as_py(), held.field("consent")[self._row].as_py()
 
     def _value(self, name: str) -> Any:
         return self._batch.column(name)[self._row].as_py()

@@ -14,6 +14,7 @@ from common.types import (
     MediaRef,
     Observation,
     PointTarget,
+    Provenance,
     Query,
     Rollout,
     SpanTarget,
@@ -73,7 +74,9 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "token_ids": turn.token_ids,
         "images": [_ref_row(ref) for ref in turn.images],
         "logprobs": turn.logprobs,
-        "versions": [{"start": s.start, "stop": s.stop, "version": s.version} for s in turn.versions],
+        "versions": [
+            {"start": s.start, "stop": s.stop, "version": s.version, "parent": s.parent} for s in turn.versions
+        ],
         "shaped": [{"start": start, "stop": stop} for start, stop in turn.shaped],
     }
 
@@ -130,10 +133,12 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "turns": [_turn_row(turn) for turn in rollout.turns],
         "calls": [_call_row(executed) for executed in rollout.calls],
         "facts": {name: getattr(facts, name) for name in Facts.__dataclass_fields__},
+        "provenance": {name: getattr(rollout.provenance, name) for name in Provenance.__dataclass_fields__},
     }
 
 
 def rollout_of(row: dict[str, Any]) -> Rollout:
+    """The rollout of a row; one of schema 2 says nothing of its provenance, nor of the parents of versions."""
     del row["oldest_version"], row["newest_version"]
     return Rollout(
         **{
@@ -143,6 +148,7 @@ def rollout_of(row: dict[str, Any]) -> Rollout:
             "calls": tuple(_call(call) for call in row["calls"]),
             "facts": Facts(**row["facts"]),
             "chain": tuple(row["chain"]),
+            "provenance": Provenance(**row.get("provenance", {})),
         }
     )
 

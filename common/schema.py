@@ -22,14 +22,14 @@ from common.types import Rollout, Trace
 
 Bytes: TypeAlias = bytes | memoryview
 
-SCHEMA_VERSION = 2
-"""Raised with every change to the columns of a rollout; a reader of another version refuses the stream."""
+SCHEMA_VERSION = 3
+"""Raised with every change to the columns of a rollout. Schema 2 had no provenance and no parents; it is still read."""
+READABLE_SCHEMAS = (2, 3)
+"""Of rollouts."""
 
 TRACE_VERSION = 3
 """Raised with every change to the columns of a trace. Schema 2 had boxes only; it is still read."""
 
-_WRITTEN = {"rollouts": str(SCHEMA_VERSION), "traces": str(TRACE_VERSION)}
-_READABLE = {"rollouts": {str(SCHEMA_VERSION)}, "traces": {"2", str(TRACE_VERSION)}}
 
 _REF = pa.struct(
     [
@@ -46,18 +46,24 @@ _CLIP = pa.struct(
 _QUERY = pa.struct(
     [("query_id", pa.string()), ("question", pa.string()), ("images", pa.list_(_REF)), ("clip", _CLIP)],
 )
-_SPAN = pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("version", pa.int64())])
+_SPAN_2 = [("start", pa.int32()), ("stop", pa.int32()), ("version", pa.int64())]
+_SPAN = [*_SPAN_2, ("parent", pa.int64())]
 _RANGE = pa.struct([("start", pa.int32()), ("stop", pa.int32())])
-_TURN = pa.struct(
-    [
-        ("role", pa.string()),
-        ("token_ids", pa.large_list(pa.int32())),
-        ("images", pa.list_(_REF)),
-        ("logprobs", pa.large_list(pa.float32())),
-        ("versions", pa.list_(_SPAN)),
-        ("shaped", pa.list_(_RANGE)),
-    ]
-)
+
+
+def _turn(span: list[tuple[str, Any]]) -> Any:
+    return pa.struct(
+        [
+            ("role", pa.string()),
+            ("token_ids", pa.large_list(pa.int32())),
+            ("images", pa.list_(_REF)),
+            ("logprobs", pa.large_list(pa.float32())),
+            ("versions", pa.list_(pa.struct(span))),
+            ("shaped", pa.list_(_RANGE)),
+        ]
+    )
+
+
 _OBSERVATION = pa.struct(
     [
         ("text", pa.string()),
@@ -89,6 +95,7 @@ _FACTS = pa.struct(
         ("num_repeats", pa.int32()),
     ]
 )
+_PROVENANCE = pa.struct([("source", pa.string()), ("consent", pa.string()), ("split", pa.string())])
 _BOX = pa.struct([("position", pa.int32()), ("box", pa.list_(pa.float64()))])
 _POINT = pa.struct([("position", pa.int32()), ("point", pa.list_(pa.float64()))])
 _TIMES = pa.struct([("position", pa.int32()), ("span", pa.list_(pa.float64()))])
@@ -98,10 +105,8 @@ def _schema(kind: str, version: int, fields: list[tuple[str, Any]]) -> Any:
     return pa.schema(fields, metadata={"pixelis.kind": kind, "pixelis.schema": str(version)})
 
 
-ROLLOUTS = _schema(
-    "rollouts",
-    SCHEMA_VERSION,
-    [
+def _rollouts(version: int, span: list[tuple[str, Any]], *more: tuple[str, Any]) -> Any:
+    columns = [
         ("rollout_id", pa.string()),
         ("producer", pa.string()),
         ("epoch", pa.int64()),
@@ -113,7 +118,7 @@ ROLLOUTS = _schema(
         ("oldest_version", pa.int64()),
         ("newest_version", pa.int64()),
         ("query", _QUERY),
-        ("turns", pa.list_(_TURN)),
+        ("turns", pa.list_(_turn(span))),
         ("calls", pa.list_(_CALL)),
         ("answer", pa.string()),
         ("stop_reason", pa.string()),
@@ -123,8 +128,12 @@ ROLLOUTS = _schema(
         ("generate_s", pa.float64()),
         ("tools_s", pa.float64()),
         ("views", pa.string()),
-    ],
-)
+    ]
+    return _schema("rollouts", version, [*columns, *more])
+
+
+_ROLLOUTS_2 = _rollouts(2, _SPAN_2)
+ROLLOUTS = _rollouts(SCHEMA_VERSION, _SPAN, ("provenance", _PROVENANCE))
 """The columns of a rollout. oldest_version, newest_version: derived from the spans, null when nothing was sampled."""
 
 TRACES = _schema(
@@ -136,7 +145,7 @@ TRACES = _schema(
         ("level", pa.int32()),
         ("kind", pa.string()),
         ("query", _QUERY),
-        ("turns", pa.list_(_TURN)),
+        ("turns", pa.list_(_turn(_SPAN_2))),
         ("weights", pa.large_list(pa.float32())),
         ("boxes", pa.list_(_BOX)),
         ("points", pa.list_(_POINT)),
@@ -146,6 +155,11 @@ TRACES = _schema(
 """The columns of a trace; its turns have no log-probs."""
 
 _SCHEMAS = {"rollouts": ROLLOUTS, "traces": TRACES}
+_READABLE = {
+    "rollouts": {"2": _ROLLOUTS_2, str(SCHEMA_VERSION): ROLLOUTS},
+    "traces": {"2": None, str(TRACE_VERSION): TRACES},
+}
+"""The columns that a stream of each version has; None where they are not compared."""
 _BEGINNINGS = {kind: schema.serialize().to_pybytes() for kind, schema in _SCHEMAS.items()}
 """With these bytes a stream of the present schema begins; it is then not parsed again."""
 
@@ -286,7 +300,8 @@ def _check_schema(schema: Any, kind: str) -> None:
     if held != kind:
         raise ContractError(f"expected a stream of {kind}, got one of {held}")
     if version not in _READABLE[kind]:
-        known = " and ".join(sorted(_READABLE[kind]))
+        known = " and ".join(_READABLE[kind])
         raise ContractError(f"a stream of schema {version}; this program reads schema {known}")
-    if version == _WRITTEN[kind] and not schema.equals(_SCHEMAS[kind]):
+    expected = _READABLE[kind][version]
+    if expected is not None and not schema.equals(expected):
         raise ContractError(f"a stream that says it is of schema {version}, and has other columns")

@@ -67,12 +67,29 @@ class Query:
     clip: Clip | None = None
 
 
+Consent: TypeAlias = Literal["learn", "keep"]
+"""What the source of a query allows with the rollouts it led to: to learn from them, or only to keep them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a rollout comes from.
+
+    source: whom its query came from (a user, a tenant, a data set), the name that an erasure takes; "" for this
+    project's own tasks. consent: what the source allows. split: of the task's set; "" where there is none.
+    """
+
+    source: str = ""
+    consent: Consent = "learn"
+    split: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A query and its truth.
 
     kind: the scorer (common/scoring). family: what it exercises. chain: the planner's shortest chain of tool names.
-    accepted: further answers that are as right as `answer`; the best of them counts.
+    accepted: further answers that are as right as `answer`; the best of them counts. source, consent: as in Provenance.
     """
 
     query: Query
@@ -82,6 +99,8 @@ class Task:
     split: str
     chain: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
+    source: str = ""
+    consent: Consent = "learn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +144,16 @@ class ExecutedCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSpan:
-    """Tokens [start, stop) of a turn were sampled under policy `version`."""
+    """Tokens [start, stop) of a turn were sampled under policy `version`.
+
+    parent: the version that it was trained from, so that its line can be followed without anybody else's books; None
+    for the first of a line, or where the sampler was started on it.
+    """
 
     start: int
     stop: int
     version: int
+    parent: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +209,8 @@ class Rollout:
 
     (producer, epoch, sequence) is unique and removes duplicates. group_id: sibling rollouts of one task share it.
     temperature: the sampler's, which the learner applies too. chain: the planner's optimum where it is known.
-    generate_s, tools_s: wall seconds spent in each. views: augmentation of the views ("" for none).
+    generate_s, tools_s: wall seconds spent in each. views: augmentation of the views ("" for none). provenance: whom
+    the query came from, and what may be done with it.
     """
 
     rollout_id: str
@@ -207,6 +232,7 @@ class Rollout:
     generate_s: float = 0.0
     tools_s: float = 0.0
     views: str = ""
+    provenance: Provenance = Provenance()
 
     @property
     def oldest_version(self) -> int:

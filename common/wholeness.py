@@ -11,7 +11,7 @@ import pyarrow as pa
 
 MAY_BE_NULL = frozenset(
     {
-        *("oldest_version", "newest_version", "answer", "facts.score", "query.clip"),
+        *("oldest_version", "newest_version", "answer", "facts.score", "query.clip", "turns[].versions[].parent"),
         *(f"calls[].{name}" for name in ("observation.image", "observation.view", "observation.error", "footprint")),
     }
 )
@@ -23,10 +23,11 @@ def first_missing(batch: Any) -> str:
     is missing. batch: with the columns of `common.schema.ROLLOUTS`.
     """
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name not in _SHAPES:
+        buffers = column.buffers()
+        if (name, len(buffers)) not in _SHAPES:
             shape = _shape(column.type, name)
-            _SHAPES[name] = shape, [i for i, needed in enumerate(shape.bitmaps()) if needed]
-        (shape, bitmaps), buffers = _SHAPES[name], column.buffers()
+            _SHAPES[name, len(buffers)] = shape, [i for i, needed in enumerate(shape.bitmaps()) if needed]
+        shape, bitmaps = _SHAPES[name, len(buffers)]
         suspect = [i for i in bitmaps if buffers[i] is not None]
         if suspect and (missing := shape.missing(column)):
             return missing
@@ -72,8 +73,10 @@ class _Shape:
 
 _STRUCT, _LIST, _TEXT, _NUMBER = 1, 2, 3, 2
 """Buffers of an array of these, nested ones aside."""
-_SHAPES: dict[str, tuple[_Shape, list[int]]] = {}
-"""Of the columns by name, with the places of their bitmaps; made once, because a type is slow to look at."""
+_SHAPES: dict[tuple[str, int], tuple[_Shape, list[int]]] = {}
+"""Of the columns by name and number of buffers (a later schema adds some), with the places of their bitmaps; made once,
+because a type is slow to look at.
+"""
 
 
 def _shape(kind: Any, path: str) -> _Shape:

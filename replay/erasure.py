@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.media import content_digest
-from common.schema import decode_rollouts, rollout_keys
+from common.schema import rollout_columns, rollout_keys
 from replay.disk import Disk, refusal
 from replay.folding import fold
 from replay.frames import TOMBSTONE
@@ -89,8 +89,8 @@ def foresee(folder: Path, source: str) -> Foreseen:
 
 
 def erase_source(folder: Path, source: str, *, disk: Disk | None = None) -> Erasure:
-    """Erase everything of `source`, a producer's name, a query's id or the source of an experience, from the replay in
-    `folder`.
+    """Erase everything of `source`, the source of rollouts or experiences, a producer's name or a query's id, from the
+    replay in `folder`.
 
     Raises LogLocked while a run writes it, UserError when there is no log or nothing of the source in it, ReplayError
     when the disk refuses: then it has not begun, or the next opening finishes it.
@@ -139,25 +139,28 @@ def _erase(folder: Path, log: Log, state: State, source: str, disk: Disk) -> Era
 
 
 def _nothing(folder: Path, source: str) -> str:
-    return f"{folder} holds nothing of {source}: no producer or source of that name and no query of that id"
+    return f"{folder} holds nothing of {source}: no source or producer of that name and no query of that id"
 
 
 def _find(frames: Callable[[frozenset[int]], Iterator[Frame]], source: str) -> Erase:
-    """frames: the records of some kinds."""
+    """frames: the records of some kinds. Raises UserError for a source without a name."""
+    if not source:
+        raise UserError("give the source that is to be erased a name; what has none is this project's own")
     rollouts, others = list[int](), list[int]()
     groups, media = dict[str, None](), dict[str, None]()
     for frame in frames(frozenset({Kind.ROLLOUT, Kind.PRUNED, Kind.EXPERIENCE})):
         body = bytes(frame.body)
         if frame.kind == Kind.ROLLOUT:
-            [keys] = rollout_keys(body)
-            names = (keys.producer, decode_rollouts(body)[0].query.query_id)
+            [rollout] = rollout_columns(body)
+            keys = rollout.keys()
+            names = (keys.producer, rollout.query_id, keys.source)
         else:
             record = decode(frame.kind, body)
             if isinstance(record, Experience):
                 others += [frame.sequence] if source in (record.query_id, record.source) else []
                 continue
             assert isinstance(record, Pruned)
-            keys, names = record.keys(), (record.producer, record.query_id)
+            keys, names = record.keys(), (record.producer, record.query_id, record.source)
         if source in names:
             rollouts.append(frame.sequence)
             groups[keys.group_id] = None

@@ -61,6 +61,9 @@ ROLLOUT_COLUMNS: Mapping[str, Any] = _PLACE | {
     "tools": _TEXTS,
     "errors": _TEXTS,
     "views": pa.string(),
+    "source": pa.string(),
+    "consent": pa.string(),
+    "split": pa.string(),
     "generate_s": pa.float64(),
     "tools_s": pa.float64(),
     "tools_cpu_s": pa.float64(),
@@ -173,6 +176,7 @@ def rollout_columns(rollout: Rollout, place: Place) -> dict[str, Any]:
         _place(place)
         | {name: getattr(rollout, name) for name in same + more}
         | {name: getattr(facts, name) for name in measured}
+        | {name: getattr(rollout.provenance, name) for name in ("source", "consent", "split")}
         | {
             "producer_sequence": rollout.sequence,
             "oldest_version": rollout.oldest_version if sampled else None,

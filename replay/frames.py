@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 import xxhash
 
 from common.errors import LogDamaged, RunFolderError
-from common.schema import SCHEMA_VERSION
+from common.schema import READABLE_SCHEMAS, SCHEMA_VERSION
 
 FORMAT_VERSION = 2
 """Format 1 has no footers and no time in the segment's header; it is read for ever and never written."""
@@ -75,10 +75,11 @@ class SegmentHeader:
         magic, version, schema, index, epoch, first, chain, created_ns, digest = _SEGMENT.unpack(data[:ALIGN])
         if magic != _SEGMENT_MAGIC or digest != xxhash.xxh3_64_intdigest(data[: ALIGN - 8]):
             raise LogDamaged(f"{name}: the segment's header does not match its hash")
-        if not 1 <= version <= FORMAT_VERSION or schema != SCHEMA_VERSION:
+        if not 1 <= version <= FORMAT_VERSION or schema not in READABLE_SCHEMAS:
             raise RunFolderError(
                 f"{name}: written in log format {version}, schema {schema}; this version reads formats 1 to "
-                f"{FORMAT_VERSION}, schema {SCHEMA_VERSION}: use the version that wrote it, or another run folder"
+                f"{FORMAT_VERSION}, schemas {READABLE_SCHEMAS[0]} to {SCHEMA_VERSION}: use the version that wrote it, "
+                "or another run folder"
             )
         return cls(index=index, epoch=epoch, first_sequence=first, chain=chain, created_ns=created_ns, version=version)
 

@@ -178,7 +178,10 @@ class Erased:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What is left of a rollout that nothing asks for any more: what the fold needs of it, and what an erasure does."""
+    """What is left of a rollout that nothing asks for any more: what the fold needs of it, and what an erasure does.
+
+    source: whom its query came from; "" in records of before this field.
+    """
 
     rollout_id: str
     producer: str
@@ -191,6 +194,7 @@ class Pruned:
     score: float | None
     quarantined: bool
     query_id: str
+    source: str = ""
 
     def keys(self) -> RolloutKeys:
         """Without media: none is kept for it."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import LogDamaged
-from common.schema import rollout_keys, rollout_table
+from common.schema import rollout_columns
 from replay.config import Retention
 from replay.disk import Disk
 from replay.frames import PRUNED, Bytes
@@ -166,7 +166,7 @@ def asked_for(state: State) -> set[int]:
 
 def keys_of(body: Bytes) -> tuple[Pruned, tuple[str, ...]]:
     """What is kept of a rollout, and the digests of its pictures."""
-    [keys] = rollout_keys(body)
+    [rollout] = rollout_columns(body)
+    keys = rollout.keys()
     fields = {name: getattr(keys, name) for name in Pruned.__dataclass_fields__ if name != "query_id"}
-    [query] = rollout_table(body)["query"].to_pylist()
-    return Pruned(**fields, query_id=query["query_id"]), tuple(ref.digest for ref in keys.media)
+    return Pruned(**fields, query_id=rollout.query_id), tuple(ref.digest for ref in keys.media)

@@ -61,6 +61,7 @@ def without(row: Row, steps: tuple[Any, ...]) -> Row:
 
 
 WHOLE = [row_of(dataclasses.replace(rollout, query=a_query(clip=a_clip(3)))) for rollout in golden_rollouts()[:4]]
+"""Between them they hold something at every place."""
 PLACES = {path: (row, steps) for row in WHOLE for path, steps in places(row)}
 
 
@@ -157,6 +158,13 @@ def test_arguments_that_are_no_object_of_json_are_refused(arguments: str) -> Non
     row = copy.deepcopy(WHOLE[0])
     row["calls"][0]["arguments"] = arguments
     with pytest.raises(ContractError, match="arguments"):
+        rollout_columns(written(row), check=True)
+
+
+def test_a_consent_that_nobody_knows_is_refused() -> None:
+    row = copy.deepcopy(WHOLE[0])
+    row["provenance"]["consent"] = "sell"
+    with pytest.raises(ContractError, match="consent 'sell' is none of learn, keep"):
         rollout_columns(written(row), check=True)
 
 

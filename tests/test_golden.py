@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 from fakes.golden import GOLDEN, log_values, plain, shape
 from fakes.plain_log import plain_records
+from fakes.values import a_group
 
-from common.schema import SCHEMA_VERSION, TRACE_VERSION, decode_traces, rollout_keys
+from common.schema import SCHEMA_VERSION, TRACE_VERSION, decode_traces, encode_rollouts, rollout_keys
+from common.types import Provenance
 from replay.audit.audit import audit_replay
 from replay.config import ReplayConfig
 from replay.frames import FORMAT_VERSION
@@ -23,6 +25,8 @@ from replay.packs import PACK_FORMAT, PackedMedia
 from replay.reading import KIND_NAMES
 from replay.records import Kind
 
+ADDED = {"provenance": dataclasses.asdict(Provenance())}
+"""What is said of rollouts of before these columns."""
 LOGS = sorted(GOLDEN.glob("log-*"))
 MEDIA = sorted(GOLDEN.glob("media-*"))
 TRACES = sorted(GOLDEN.glob("traces-*"))
@@ -48,9 +52,9 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def within(old: Any, new: Any) -> bool:
-    """Every value of `old` is in `new`; what a later version added there is empty."""
+    """Every value of `old` is in `new`; what a later version added there is empty, or what it says of older ones."""
     if isinstance(old, dict) and isinstance(new, dict):
-        added = [new[name] for name in new.keys() - old.keys()]
+        added = [new[name] for name in new.keys() - old.keys() if new[name] != ADDED.get(name)]
         return all(within(value, new.get(name)) for name, value in old.items()) and not any(added)
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(map(within, old, new))
@@ -69,6 +73,19 @@ def test_a_golden_log_opens_keeps_its_word_and_goes_on(golden: Path) -> None:
     log = Log(golden / "log")
     assert (log.next_sequence, log.recovery.losses, log.recovery.cut_bytes) == (num_records, (), 0)
     log.close()
+
+
+async def test_a_golden_log_goes_on_with_what_this_version_writes(golden: Path) -> None:
+    buffer = open_replay(ReplayConfig(folder=golden))
+    await buffer.advance(buffer.state.next_step, 8)
+    await buffer.begin("next", groups_per_step=1, max_policy_lag=1, votes=False, version=9)
+    await buffer.admit("new")
+    for rollout in a_group("new", phase="next", version=9, producer="new"):
+        assert await buffer.add(encode_rollouts([rollout]))
+    assert (await buffer.sample(0)).rollout_ids == ("new/0", "new/1")
+    await buffer.close()
+    audit = audit_replay(golden)
+    assert audit.clean, audit.violations
 
 
 async def test_a_golden_log_gives_its_draws_again(golden: Path) -> None:
@@ -154,6 +171,9 @@ def test_golden_values_leave_no_column_empty_everywhere() -> None:
     assert all(any(turn[name] for turn in turns) for name in turns[0])
     calls = [call for rollout in rollouts for call in rollout["calls"]]
     assert all(any(call[name] for call in calls) for name in calls[0])
+    spans = [span for turn in turns for span in turn["versions"]]
+    assert any(span["parent"] is not None for span in spans)
+    assert all(any(rollout["provenance"][name] for rollout in rollouts) for name in rollouts[0]["provenance"])
     assert all(any(call["observation"][name] for call in calls) for name in calls[0]["observation"])
 
 

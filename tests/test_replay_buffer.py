@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from common.errors import ConfigError, ContractError, ReplayError, Stopped
 from common.media import FolderMediaStore, put_view
 from common.schema import decode_rollouts, encode_rollouts, encode_traces
-from common.types import Draw
+from common.types import Draw, Provenance
+from replay.audit.audit import audit_replay
 from replay.buffer import ReplayBuffer
 from replay.config import Drawing, Durability, IndexConfig, ReplayConfig
 from replay.disk import Disk
@@ -179,6 +180,21 @@ async def test_a_group_that_votes_is_drawn_after_its_vote_and_not_after_an_abste
         assert (stats.spent_reasons, stats.returned) == ({"abstained": 2, "drawn": 2}, 1)
         with pytest.raises(ContractError, match="never admitted"):
             await buffer.settle(a_consensus(7))
+
+
+async def test_what_its_source_does_not_allow_to_learn_from_is_kept_and_never_drawn(tmp_path: Path) -> None:
+    async with a_buffer(tmp_path) as buffer:
+        await a_phase(buffer, lag=1)
+        for i, consent in enumerate(("keep", "learn")):
+            await buffer.admit(f"g{i}")
+            provenance = Provenance(source="somebody", consent=consent)  # type: ignore[arg-type]
+            assert await put(buffer, *a_group(i, provenance=provenance)) == [True, True]
+        assert (await buffer.sample(0)).rollout_ids == ("g1/0", "g1/1")
+        stats = await buffer.stats()
+        assert (stats.quarantined, stats.returned, stats.inserted) == (2, 1, 4)
+        assert balanced(stats)
+    audit = audit_replay(tmp_path)
+    assert audit.clean, audit.violations
 
 
 async def test_a_second_vote_over_a_group_changes_neither_it_nor_a_draw_that_was_handed_out(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from fakes.values import a_consensus, a_query, a_rollout, an_answer_turn
 
 from common.errors import LogDamaged, LogLocked, MediaError, UserError
 from common.media import FolderMediaStore, put_view
-from common.types import MediaRef, Rollout, Turn
+from common.types import MediaRef, Provenance, Rollout, Turn
 from replay.audit.audit import audit_replay
-from replay.config import Drawing, IndexConfig, ReplayConfig
+from replay.config import Drawing, IndexConfig, ReplayConfig, Retention
 from replay.erasure import Erasure, erase_source
 from replay.folding import fold
-from replay.frames import TOMBSTONE
+from replay.frames import PRUNED, TOMBSTONE
 from replay.log import Log
 from replay.media import DurableMedia
 from replay.opening import open_replay
@@ -84,6 +85,36 @@ def holds(folder: Path, word: bytes) -> list[str]:
 
 def numbers(folder: Path) -> list[int]:
     return sorted(frame.sequence for frame in read_frames(folder / "log"))
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_nothing_of_whom_the_queries_came_from_is_left(tmp_path: Path, pruned: bool) -> None:
+    live, run = FolderMediaStore(tmp_path / "live"), tmp_path / "run"
+    ref = shown(live, 7)
+    retention = Retention(keep_bytes=1) if pruned else Retention()
+    async with a_buffer(run, live_media=live.root, retention=retention, **SMALL) as buffer:
+        await buffer.begin("rft", groups_per_step=1, max_policy_lag=8, votes=False)
+        for group, source in enumerate(("somebody", "another", "")):
+            await buffer.admit(f"g{group}")
+            for sibling in range(2):
+                plain = a_sibling(group, sibling, ref, version=0, query=f"q{group}", producer="actor-0")
+                score = replace(plain.facts, score=float(sibling))
+                await put(buffer, replace(plain, provenance=Provenance(source=source), facts=score))
+        for step in range(2):
+            await buffer.sample(step)
+            await buffer.advance(step + 1, step + 1)
+        await buffer.release("rft", 2)
+    if pruned:
+        await open_replay(ReplayConfig(folder=run, durability=OS, retention=retention, **SMALL)).close()
+        assert PRUNED in {frame.kind for frame in read_frames(run / "log")}
+    assert holds(run, b"somebody") and holds(run, b"another")
+    assert erase_source(run, "somebody").num_rollouts == 2
+    assert not holds(run, b"somebody") and holds(run, b"another")
+    assert audit_replay(run).clean
+    before = numbers(run)
+    with pytest.raises(UserError, match="a name"):
+        erase_source(run, "")
+    assert set(before) <= set(numbers(run))
 
 
 async def test_nothing_of_a_query_is_left_and_all_else_is_as_it_was(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_folder_of_another_format_is_refused_in_one_line(tmp_path: Path) -> No
     head[8] = 3
     digest = xxhash.xxh3_64_intdigest(bytes(head)).to_bytes(8, "little")
     segment.write_bytes(bytes(head) + digest + segment.read_bytes()[ALIGN:])
-    with pytest.raises(RunFolderError, match="log format 3, schema 2; this version reads formats 1 to 2"):
+    with pytest.raises(RunFolderError, match="log format 3, schema 3; this version reads formats 1 to 2"):
         Log(tmp_path)
 
 

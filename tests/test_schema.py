@@ -30,6 +30,7 @@ from common.types import (
     MediaRef,
     Observation,
     PointTarget,
+    Provenance,
     Query,
     Rollout,
     SpanTarget,
@@ -94,8 +95,11 @@ def turns(draw: st.DrawFn) -> Turn:
         *sorted(draw(st.sets(st.integers(1, max(1, len(ids) - 1)), max_size=2)) & set(range(1, len(ids)))),
         len(ids),
     ]
+    parents = st.none() | st.integers(0, 2**40)
     spans = tuple(
-        VersionSpan(start=a, stop=b, version=draw(st.integers(0, 2**40))) for a, b in itertools.pairwise(cuts) if b > a
+        VersionSpan(start=a, stop=b, version=draw(st.integers(0, 2**40)), parent=draw(parents))
+        for a, b in itertools.pairwise(cuts)
+        if b > a
     )
     edges = sorted(draw(st.sets(st.integers(0, len(ids)), max_size=4)))
     shaped = tuple(zip(edges[::2], edges[1::2], strict=False))
@@ -114,6 +118,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
         facts=draw(facts_),
         chain=tuple(draw(st.lists(texts, max_size=2))),
         views=draw(texts),
+        provenance=Provenance(source=draw(texts), consent=draw(st.sampled_from(["learn", "keep"])), split=draw(texts)),
     )
 
 

@@ -41,7 +41,7 @@ from common.cuts import Cut
 from common.errors import ContractError
 from common.media import FolderMediaStore, put_image, put_view
 from common.schema import ROLLOUTS, SCHEMA_VERSION, TRACE_VERSION, decode_rollouts, encode_rollouts, encode_traces
-from common.types import Observation, PointTarget, Rollout, SpanTarget, Trace
+from common.types import Observation, PointTarget, Provenance, Rollout, SpanTarget, Trace
 from replay.buffer import ReplayBuffer
 from replay.config import Durability, IndexConfig, ReplayConfig, Retention
 from replay.erasure import erase_source
@@ -102,7 +102,8 @@ def traces() -> list[Trace]:
 
 def rollouts() -> list[Rollout]:
     """Between them they fill every column, and leave every one empty that may be."""
-    shaped = dataclasses.replace(an_answer_turn((20, 21, 22), version=1), shaped=((0, 1),))
+    shaped = dataclasses.replace(an_answer_turn((20, 21, 22), version=1, parent=0), shaped=((0, 1),))
+    theirs = Provenance(source="somebody", split="train")
     failed = dataclasses.replace(
         an_executed_call("OCR"), observation=Observation(text='{"error":"timeout"}', error="timeout", cached=True)
     )
@@ -112,9 +113,13 @@ def rollouts() -> list[Rollout]:
     return [
         dataclasses.replace(first, calls=(an_executed_call(), failed)),
         second,
-        dataclasses.replace(third, query=clip, turns=(shaped,), calls=(), answer=None, stop_reason="max_tokens"),
+        dataclasses.replace(
+            third, query=clip, turns=(shaped,), calls=(), answer=None, stop_reason="max_tokens", provenance=theirs
+        ),
         dataclasses.replace(fourth, facts=dataclasses.replace(fourth.facts, score=None), views="dark", chain=()),
-        a_rollout(2, 0, group_size=3, turns=(), stop_reason="quarantined", answer=None),
+        a_rollout(
+            2, 0, group_size=3, turns=(), stop_reason="quarantined", answer=None, provenance=Provenance(consent="keep")
+        ),
     ]
 
 

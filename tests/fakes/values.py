@@ -93,13 +93,15 @@ def a_prompt(image: str = "plate", *, num_words: int = 4) -> Turn:
     return Turn(role="user", token_ids=ids, images=(a_ref(image, kind="view"),))
 
 
-def an_answer_turn(token_ids: tuple[int, ...] = (20, 21, 22, 2), *, version: int = 0, logprob: float = -0.5) -> Turn:
+def an_answer_turn(
+    token_ids: tuple[int, ...] = (20, 21, 22, 2), *, version: int = 0, logprob: float = -0.5, parent: int | None = None
+) -> Turn:
     """An assistant's turn: sampled ids, a log-prob each, all under one version."""
     return Turn(
         role="assistant",
         token_ids=token_ids,
         logprobs=tuple(logprob - 0.125 * (i % 4) for i in range(len(token_ids))),
-        versions=(VersionSpan(start=0, stop=len(token_ids), version=version),),
+        versions=(VersionSpan(start=0, stop=len(token_ids), version=version, parent=parent),),
     )
 
 

@@ -108,6 +108,7 @@ class DataSet:
             split=row.split,
             chain=row.chain,
             accepted=tuple(accepted),
+            source=self._source.stem,
         )
 
     def missing(self, row: Row) -> Broken | None:
