@@ -27,7 +27,7 @@ class MergingHere:
     def wait(self) -> None:
         try:
             merge(self._folder, self._disk)
-        except (_Ended, OSError) as error:
+        except (_Ended, Exception) as error:  # whatever it was, a process of its own would have ended with it
             raise ReplayError(f"the index was not merged: {error!r}") from error
 
     def stop(self) -> None:
