@@ -1,23 +1,29 @@
-"""Making the pictures of rollouts durable: what comes while others are written shares the next write and sync.
+"""Making the pictures of rollouts durable: what comes while others are written shares the next write, and what is
+written while others are synced shares the next sync.
 
-One thread at a time appends; on the event loop nobody touches a disk.
+One thread at a time appends, another syncs; on the event loop nobody touches a disk.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from common.columns import Columns
 from common.errors import ContractError, DiskFull, ReplayError
 from replay.media import DurableMedia
 
+_Kept: TypeAlias = int | ContractError | DiskFull
+"""Bytes that were appended, or why one rollout's pictures are refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     rollout: Columns
-    kept: asyncio.Future[int | ContractError | DiskFull]
+    kept: asyncio.Future[_Kept]
 
 
 class Keeping:
@@ -28,6 +34,7 @@ class Keeping:
         self._wait_for_room = wait_for_room
         self._pending: list[_Asked] = []
         self._task: asyncio.Task[None] | None = None
+        self._syncing = set[asyncio.Task[None]]()
 
     async def keep(self, rollout: Columns) -> None:
         """Wait until the pictures of a rollout are durable, and for room where there is none.
@@ -42,7 +49,7 @@ class Keeping:
             if isinstance(kept, DiskFull):
                 await self._wait_for_room(kept)
 
-    def _asked(self, rollout: Columns) -> asyncio.Future[int | ContractError | DiskFull]:
+    def _asked(self, rollout: Columns) -> asyncio.Future[_Kept]:
         loop = asyncio.get_running_loop()
         asked = _Asked(rollout, loop.create_future())
         self._pending.append(asked)
@@ -53,20 +60,33 @@ class Keeping:
     async def _run(self) -> None:
         while self._pending:
             batch, self._pending = self._pending, []
-            try:
-                found = await asyncio.to_thread(self._keep, batch)
-            except Exception as error:  # whatever it was, nobody may wait for ever
-                known = isinstance(error, ReplayError)
-                failure = error if known else ReplayError(f"a bug ended the keeping of media: {error!r}")
-                for asked in batch:
-                    if not asked.kept.done():
-                        asked.kept.set_exception(failure)
-                if not known:
-                    raise
-                continue
+            with _answering(batch):
+                found, digests = await asyncio.to_thread(self._append, batch)
+                task = asyncio.get_running_loop().create_task(self._sync(batch, found, digests))
+                self._syncing.add(task)
+                task.add_done_callback(self._syncing.discard)
+
+    async def _sync(self, batch: Sequence[_Asked], found: Sequence[_Kept], digests: Sequence[str]) -> None:
+        with _answering(batch):
+            await asyncio.to_thread(self._media.sync, digests)
             for asked, kept in zip(batch, found, strict=True):
                 if not asked.kept.done():
                     asked.kept.set_result(kept)
 
-    def _keep(self, batch: Sequence[_Asked]) -> list[int | ContractError | DiskFull]:
-        return self._media.keep_all([(asked.rollout.media, asked.rollout.cuts()) for asked in batch])
+    def _append(self, batch: Sequence[_Asked]) -> tuple[list[_Kept], tuple[str, ...]]:
+        return self._media.append_all([(asked.rollout.media, asked.rollout.cuts()) for asked in batch])
+
+
+@contextmanager
+def _answering(batch: Sequence[_Asked]) -> Iterator[None]:
+    """Whatever ends this, nobody may wait for ever."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, ReplayError)
+        failure = error if known else ReplayError(f"a bug ended the keeping of media: {error!r}")
+        for asked in batch:
+            if not asked.kept.done():
+                asked.kept.set_exception(failure)
+        if not known:
+            raise

@@ -143,16 +143,17 @@ class DurableMedia:
         Raises ContractError when the live store does not hold a picture or holds other bytes under its name,
         ReplayError when the disk refuses (DiskFull where room is all that it lacks); nothing of the picture is kept.
         """
-        [kept] = self.keep_all([(tuple(refs), cuts)])
+        [kept], digests = self.append_all([(tuple(refs), cuts)])
+        self.sync(digests)
         if not isinstance(kept, int):
             raise kept
         return kept
 
-    def keep_all(
+    def append_all(
         self, wanted: Iterable[tuple[Sequence[MediaRef], Sequence[Cut]]]
-    ) -> list[int | ContractError | DiskFull]:
-        """Each as `keep`, with one sync for all of them: what it returned, or why it was refused. Raises ReplayError
-        as `keep`, where it is the end for all.
+    ) -> tuple[list[int | ContractError | DiskFull], tuple[str, ...]]:
+        """The first half of `keep` for many: what each returned, or why it was refused, and the digests that `sync`
+        must make durable before anybody is told. Raises ReplayError as `keep`, where it is the end for all.
         """
         kept, durable, sources = list[int | ContractError | DiskFull](), dict[str, None](), dict[str, Bytes]()
         for refs, cuts in wanted:
@@ -162,13 +163,17 @@ class DurableMedia:
                 durable |= dict.fromkeys(ref.digest for ref in missing)
             except (ContractError, DiskFull) as error:
                 kept.append(error)
-        if durable:
-            self._make_durable()
+        return kept, tuple(durable)
+
+    def sync(self, digests: Sequence[str]) -> None:
+        """Make pictures that were appended durable; others may be appended meanwhile. Raises ReplayError."""
+        if not digests:
+            return
+        self._make_durable()
         with self._appending:
-            self._kept.update(durable)
+            self._kept.update(dict.fromkeys(digests))
             while len(self._kept) > NUM_REMEMBERED:
                 self._kept.popitem(last=False)
-        return kept
 
     def _append_all(self, refs: Sequence[MediaRef], cuts: Sequence[Cut], sources: dict[str, Bytes]) -> int:
         """What may be cut from others comes after them. sources: bytes that cuts were looked for in."""

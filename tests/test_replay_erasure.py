@@ -24,6 +24,7 @@ from replay.frames import PRUNED, TOMBSTONE
 from replay.log import Log
 from replay.media import DurableMedia
 from replay.opening import open_replay
+from replay.orphans import announced
 from replay.packs import PackedMedia
 from replay.segments import read_frames, read_segments
 from replay.state import FOLD_VERSION, State
@@ -115,6 +116,39 @@ async def test_nothing_of_whom_the_queries_came_from_is_left(tmp_path: Path, pru
     with pytest.raises(UserError, match="a name"):
         erase_source(run, "")
     assert set(before) <= set(numbers(run))
+
+
+async def test_a_shared_picture_outlives_the_erasure_and_goes_with_whoever_else_showed_it(tmp_path: Path) -> None:
+    """Wherever the pruning that takes it is killed, the audit finds no breach, and the next opening ends it."""
+    live, run = FolderMediaStore(tmp_path / "live"), tmp_path / "run"
+    ref = shown(live, 7)
+    async with a_buffer(run, live_media=live.root, **SMALL) as buffer:
+        await buffer.begin("rft", groups_per_step=1, max_policy_lag=8, votes=False)
+        for group, query in enumerate(("secret-query", "q1", "q2", "q3")):
+            await buffer.admit(f"g{group}")
+            for sibling in range(2):
+                plain = a_sibling(group, sibling, ref, version=0, query=query, producer="actor-0")
+                await put(buffer, replace(plain, facts=replace(plain.facts, score=float(sibling))))
+        for step in range(4):
+            await buffer.sample(step)
+            await buffer.advance(step + 1, step + 1)
+        await buffer.release("rft", 4)
+    erase_source(run, "secret-query")
+    assert ref.digest in PackedMedia(run / "media")
+    config = ReplayConfig(folder=run, durability=OS, retention=Retention(keep_bytes=1), **SMALL)
+    num_announced, left = 0, 0
+    while True:
+        disk = KillingDisk(left)
+        try:
+            await open_replay(config, disk=disk).close()
+        except Killed:
+            left += 1
+        else:
+            break
+        audit = audit_replay(run)
+        assert audit.clean, (left, audit.violations)
+        num_announced += bool(announced(run / "media"))
+    assert num_announced and ref.digest not in PackedMedia(run / "media")
 
 
 async def test_nothing_of_a_query_is_left_and_all_else_is_as_it_was(tmp_path: Path) -> None:

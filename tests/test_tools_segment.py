@@ -157,6 +157,12 @@ def test_any_prompt_in_any_picture_gives_a_mask_that_is_not_empty_and_the_same_a
     assert np.array_equal(found.mask, again.mask)
 
 
+def test_a_box_in_the_corner_of_a_tiny_picture_is_its_own_mask():
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 3, 3), np.uint8)
+    found = SEGMENTER.segment(pixels, Prompt(box=(0, 0, 1, 1)))
+    assert found.mask.any()
+
+
 # Measured
 
 

@@ -28,7 +28,7 @@ class Peer(Protocol):
 
 
 class TransferQueue:
-    """Controller and two storage units as Ray actors; as many rows as a batch has are put at the same time."""
+    """Controller and two storage units as Ray actors; as many rows as a batch has are on their way at a time."""
 
     def __init__(self, folder: Path) -> None:
         os.environ |= {
@@ -53,12 +53,13 @@ class TransferQueue:
         return came
 
     async def _round(self, partition: str, tensors: list[dict[str, Any]], batch: int) -> int:
-        queue, came = self._queue, 0
-        for start in range(0, len(tensors), batch):
-            flight = range(start, min(start + batch, len(tensors)))
-            await asyncio.gather(
-                *(queue.async_kv_put(key=str(i), partition_id=partition, fields=tensors[i]) for i in flight)
-            )
+        queue, came, free = self._queue, 0, asyncio.Semaphore(batch)
+
+        async def put(number: int) -> None:
+            async with free:
+                await queue.async_kv_put(key=str(number), partition_id=partition, fields=tensors[number])
+
+        await asyncio.gather(*map(put, range(len(tensors))))
         for start in range(0, len(tensors), batch):
             keys = [str(i) for i in range(start, min(start + batch, len(tensors)))]
             got = await queue.async_kv_batch_get(keys=keys, partition_id=partition)

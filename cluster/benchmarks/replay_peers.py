@@ -1,10 +1,12 @@
 """Rollouts through this replay and through others', side by side: every row is put and got back once.
 
-Rows come IN_FLIGHT at a time, singly, as rollouts end. With pictures, a row is a rollout with the view that its
-siblings share and a crop of its own: a part of that view, or resampled, so that no pixel of it is in the view. Others
-are handed arrays, and keep a copy a row. What each survives is said beside its name. Peers with packages of their own
-run in the environments that `scripts/setup peers` makes, each as one process that is told when to do a round
-(cluster/benchmarks/replay_peer.py); one without an environment is left out, with a line.
+Rows come singly, as rollouts end, IN_FLIGHT of them at a time. With pictures, a row is a rollout with the view that its
+siblings share and a crop of its own: a part of that view, or resampled, so that no pixel of it is in the view. Before
+the clock starts, pictures are where the tools of a run leave them: ours lie in the node's store, others' are arrays in
+the memory of the process that puts them, and they keep a copy a row. What each survives is said beside its name.
+
+Peers with packages of their own run in the environments that `scripts/setup peers` makes, each as one process that is
+told when to do a round (cluster/benchmarks/replay_peer.py); one without an environment is left out, with a line.
 """
 
 from __future__ import annotations
@@ -44,8 +46,10 @@ GROUPS = IN_FLIGHT // SIBLINGS
 PIXELS_VS_TRANSFERQUEUE = 10.0
 ROOT = Path(__file__).parents[2]
 
-Kind: TypeAlias = Literal["rows", "pixels", "resampled"]
-"""Rollouts alone; with crops that are a part of the view; with crops that are not."""
+Kind: TypeAlias = Literal["rows", "pixels", "resampled", "stored"]
+"""Rollouts alone; with crops that are a part of the view; with crops that are not; and "pixels" with the time that a
+process takes to put the pictures in the store.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,7 @@ class PeerSizes:
     """Groups in a round of rows without pictures and in one with."""
 
     plain_groups: int = 32
-    pixel_groups: int = 8
+    pixel_groups: int = 16
 
 
 class Peer(Protocol):
@@ -110,7 +114,7 @@ async def _beside(
 ) -> list[Figure]:
     short = peer.name.split()[0].replace("dm-", "").replace("-", "_").lower()
     promised = short == "transferqueue"
-    kinds: tuple[Kind, ...] = ("rows", "pixels", "resampled") if promised else ("rows", "pixels")
+    kinds: tuple[Kind, ...] = ("rows", "pixels", "resampled", "stored") if promised else ("rows", "pixels")
     figures = []
     for kind in kinds:
         groups = sizes.plain_groups if kind == "rows" else sizes.pixel_groups
@@ -172,9 +176,12 @@ class _Ours:
         """Seconds to put the rollouts of so many groups, and to draw all of them with their pictures mapped."""
         acted = [await self._acted(self._group + i, kind) for i in range(groups)]
         self._group += groups
+        if kind in ("pixels", "resampled"):
+            self._order({"put": groups})
+            for _ in range(groups * (1 + SIBLINGS)):
+                await self._said()
         began = time.perf_counter()
-        for start in range(0, groups, GROUPS):
-            await self._put(acted[start : start + GROUPS])
+        await self._put(acted, stored=kind != "stored")
         for _ in range(groups // GROUPS):
             draw = await self._buffer.sample(self._step)
             assert len(draw.rollout_ids) == IN_FLIGHT
@@ -205,20 +212,28 @@ class _Ours:
         assert await self._said() == "made"
         return _Group(name=group_name(number), bodies=bodies, refs=refs)
 
-    async def _put(self, groups: Sequence[_Group]) -> None:
-        """Each rollout as it ends, when its pictures lie in the store."""
-        for group in groups:
-            await self._buffer.admit(group.name)
-        if not groups[0].refs:
-            await asyncio.gather(*(self._buffer.add(body) for group in groups for body in group.bodies))
-            return
-        self._order({"put": len(groups)})
+    async def _put(self, groups: Sequence[_Group], *, stored: bool) -> None:
+        """Every rollout, IN_FLIGHT at a time. stored: their pictures lie in the store; else each waits for its own."""
+        free = asyncio.Semaphore(IN_FLIGHT)
+
+        async def add(body: bytes) -> None:
+            try:
+                await self._buffer.add(body)
+            finally:
+                free.release()
+
+        if not stored:
+            self._order({"put": len(groups)})
         async with asyncio.TaskGroup() as adding:
             for group in groups:
-                await self._said()
-                for body in group.bodies:
+                await self._buffer.admit(group.name)
+                if not stored:
                     await self._said()
-                    adding.create_task(self._buffer.add(body))
+                for body in group.bodies:
+                    await free.acquire()
+                    if not stored:
+                        await self._said()
+                    adding.create_task(add(body))
 
     def _order(self, order: dict[str, Any]) -> None:
         assert self._putter.stdin is not None

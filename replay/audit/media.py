@@ -122,7 +122,7 @@ def check_media(
         found.note(f"{num_missing} pictures went while a live writer pruned rollouts: audit again")
     going = erasures.going_media | announced(folder / "media")
     unneeded = sorted(digest for digest in kept if digest not in needed)
-    left = {digest for digest in unneeded if digest in erasures.gone_media}
+    left = {digest for digest in unneeded if digest in erasures.gone_media and digest not in going}
     left = {digest for digest in left if not _came_since(store, digest, erasures.gone_media[digest])}
     for digest in sorted(left):
         found.add("erased", f"a picture of an erased source still lies there: {digest} ({kept[digest]} bytes)")

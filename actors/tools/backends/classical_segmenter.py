@@ -123,7 +123,7 @@ def _in_box(view: _View, box: Box, points: list[Point], negative: list[Point]) -
     inside = box_mask(shape, slack)
     if inside.all():
         inside[[0, -1], :] = inside[:, [0, -1]] = False
-    if not inside.any():
+    if not (core & inside).any():  # a corner of a picture of a few pixels
         return core
     labels = np.where(core & inside, MAYBE_THING, np.where(inside, MAYBE_BACKGROUND, SURE_BACKGROUND)).astype(np.uint8)
     _mark(labels, view, points, negative)
