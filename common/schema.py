@@ -15,15 +15,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from common.columns import Columns, RolloutKeys, check_rows, columns_of
+from common.columns import SCHEMA_VERSION, Columns, RolloutKeys
 from common.errors import ContractError
 from common.rows import rollout_of, rollout_row, trace_of, trace_row
 from common.types import Rollout, Trace
 
 Bytes: TypeAlias = bytes | memoryview
 
-SCHEMA_VERSION = 3
-"""Raised with every change to the columns of a rollout. Schema 2 had no provenance and no parents; it is still read."""
 READABLE_SCHEMAS = (2, 3)
 """Of rollouts."""
 
@@ -168,7 +166,7 @@ def encode_rollouts(rollouts: Sequence[Rollout]) -> bytes:
     """One Arrow IPC stream, a row a rollout. Raises ContractError for one that breaks a law (common/columns)."""
     table = _rows([rollout_row(rollout) for rollout in rollouts], ROLLOUTS)
     for batch in table.to_batches():
-        check_rows(batch)
+        Columns(batch).check()
     return _write(table, ROLLOUTS)
 
 
@@ -176,7 +174,7 @@ def decode_rollouts(data: Bytes) -> list[Rollout]:
     """The rollouts of `encode_rollouts`, checked again. Raises ContractError when `data` holds something else."""
     batches = _streams(data, "rollouts")[1]
     for batch in batches:
-        check_rows(batch)
+        Columns(batch).check()
     return [rollout_of(row) for batch in batches for row in batch.to_pylist()]
 
 
@@ -206,18 +204,15 @@ def merge_rollouts(buffers: Sequence[Bytes]) -> bytes:
 
 
 def rollout_keys(data: Bytes) -> list[RolloutKeys]:
-    """The keys of every row, without making a value of a token. Raises ContractError as `Columns.keys`."""
-    return [columns.keys() for columns in rollout_columns(data)]
+    """The keys of every row, without making a value of a token. Raises ContractError as `Columns.read_keys`."""
+    return [keys for columns in rollout_columns(data) for keys in columns.read_keys()]
 
 
-def rollout_columns(data: Bytes, *, check: bool = False) -> list[Columns]:
-    """Every row over its columns, nothing copied. check: every law too. Raises ContractError where one is broken, or
-    `data` holds something else.
+def rollout_columns(data: Bytes) -> list[Columns]:
+    """The record batches of one or more streams of rollouts, nothing copied and no law checked. Raises ContractError
+    when `data` holds something else.
     """
-    batches = _streams(data, "rollouts")[1]
-    for batch in batches if check else ():
-        check_rows(batch)
-    return [columns for batch in batches for columns in columns_of(batch)]
+    return [Columns(batch) for batch in _streams(data, "rollouts")[1]]
 
 
 def _check_trace(trace: Trace) -> None:

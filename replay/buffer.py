@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from common.columns import Columns, RolloutKeys
+from common.columns import RolloutKeys
 from common.errors import ConfigError, ContractError, DiskFull, ReplayError, Stopped
 from common.types import Consensus, Draw, Neighbour
 from replay.ages import Ages
@@ -23,13 +23,14 @@ from replay.commit import Committer
 from replay.config import ReplayConfig
 from replay.disk import refusal
 from replay.handing_out import HandingOut
+from replay.inspecting import Inspected, Inspecting
 from replay.keeping import Keeping
 from replay.limiter import Limiter
 from replay.log import Log
 from replay.records import Admit, Advance, Begin, Kind, Record, Release, Rewind, Settle, Spend, encode
 from replay.remembering import Remembering
 from replay.retention import Pruner
-from replay.rules import check_admissible, check_same, choice, draw_of, inspect, is_known, ready, why_spend
+from replay.rules import check_admissible, check_same, choice, draw_of, is_known, ready, why_spend
 from replay.state import FOLD_VERSION, Group, State, default_name
 from replay.stats import ReplayStats, stats_of
 from replay.upkeep import Upkeep, packed
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 
     from replay.index import NeighbourIndex
     from replay.media import DurableMedia
-
-
-INSPECTED_HERE = 1 << 18
-"""Bytes of a rollout whose laws are checked on the event loop, in less time than a thread takes to be woken."""
 
 
 class ReplayBuffer:
@@ -68,6 +65,7 @@ class ReplayBuffer:
         self._state = state
         self._media = media
         self._handing_out = HandingOut(log, media)
+        self._inspecting = Inspecting()
         self._index = None if index is None else Remembering(index)
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
         self._keeping = None if media is None else Keeping(media, wait_for_room=self._wait_for_room)
@@ -142,12 +140,12 @@ class ReplayBuffer:
         kept and spent as "late". Raises ContractError for one that breaks a law or whose group was never admitted.
         """
         self._check()
-        rollout = inspect(data) if len(data) <= INSPECTED_HERE else await asyncio.to_thread(inspect, data)
+        rollout = await self._inspecting.inspect(data)
         if self._media is None or self._keeping is None:
-            return await self._add(data, rollout.keys())
-        with self._media.pinned(rollout.media):
+            return await self._add(data, rollout.keys)
+        with self._media.pinned(rollout.keys.media):
             await self._keep(self._keeping, rollout)
-            return await self._add(data, rollout.keys())
+            return await self._add(data, rollout.keys)
 
     async def _add(self, data: bytes, keys: RolloutKeys) -> bool:
         async with self._changed:
@@ -351,7 +349,7 @@ class ReplayBuffer:
             self._log.abandon()  # without a seal nobody takes the index for one that was saved
             raise refusal(self._config.folder, "the index could not be saved; it will be built anew", error) from error
 
-    async def _keep(self, keeping: Keeping, rollout: Columns) -> None:
+    async def _keep(self, keeping: Keeping, rollout: Inspected) -> None:
         try:
             await keeping.keep(rollout)
         except ReplayError as error:

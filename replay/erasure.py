@@ -151,9 +151,9 @@ def _find(frames: Callable[[frozenset[int]], Iterator[Frame]], source: str) -> E
     for frame in frames(frozenset({Kind.ROLLOUT, Kind.PRUNED, Kind.EXPERIENCE})):
         body = bytes(frame.body)
         if frame.kind == Kind.ROLLOUT:
-            [rollout] = rollout_columns(body)
-            keys = rollout.keys()
-            names = (keys.producer, rollout.query_id, keys.source)
+            [columns] = rollout_columns(body)
+            [keys], [query_id] = columns.read_keys(), columns.query_ids()
+            names = (keys.producer, query_id, keys.source)
         else:
             record = decode(frame.kind, body)
             if isinstance(record, Experience):

@@ -15,8 +15,9 @@ from typing import NamedTuple, TypeAlias
 
 import xxhash
 
+from common.columns import SCHEMA_VERSION
 from common.errors import LogDamaged, RunFolderError
-from common.schema import READABLE_SCHEMAS, SCHEMA_VERSION
+from common.schema import READABLE_SCHEMAS
 
 FORMAT_VERSION = 2
 """Format 1 has no footers and no time in the segment's header; it is read for ever and never written."""

@@ -126,8 +126,8 @@ class HandingOut:
         noted = self._shown.pop(frame.sequence, None)
         if noted is not None:
             return noted
-        [rollout] = rollout_columns(frame.body)
-        return rollout.media
+        [columns] = rollout_columns(frame.body)
+        return columns.media[0]
 
     def _restore(self, read: _Read) -> None:
         """The live store may have forgotten pictures since they were read ahead."""

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from common.columns import Columns
 from common.errors import ContractError, DiskFull, ReplayError
+from replay.inspecting import Inspected
 from replay.media import DurableMedia
 
 _Kept: TypeAlias = int | ContractError | DiskFull
@@ -22,7 +22,7 @@ _Kept: TypeAlias = int | ContractError | DiskFull
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    rollout: Columns
+    rollout: Inspected
     kept: asyncio.Future[_Kept]
 
 
@@ -36,20 +36,20 @@ class Keeping:
         self._task: asyncio.Task[None] | None = None
         self._syncing = set[asyncio.Task[None]]()
 
-    async def keep(self, rollout: Columns) -> None:
+    async def keep(self, rollout: Inspected) -> None:
         """Wait until the pictures of a rollout are durable, and for room where there is none.
 
         Raises ContractError for one that the live store does not hold, ReplayError where the disk refuses: then nothing
         more is kept.
         """
-        while not self._media.holds(rollout.media):
+        while not self._media.holds(rollout.keys.media):
             kept = await self._asked(rollout)
             if isinstance(kept, ContractError):
                 raise kept
             if isinstance(kept, DiskFull):
                 await self._wait_for_room(kept)
 
-    def _asked(self, rollout: Columns) -> asyncio.Future[_Kept]:
+    def _asked(self, rollout: Inspected) -> asyncio.Future[_Kept]:
         loop = asyncio.get_running_loop()
         asked = _Asked(rollout, loop.create_future())
         self._pending.append(asked)
@@ -74,7 +74,7 @@ class Keeping:
                     asked.kept.set_result(kept)
 
     def _append(self, batch: Sequence[_Asked]) -> tuple[list[_Kept], tuple[str, ...]]:
-        return self._media.append_all([(asked.rollout.media, asked.rollout.cuts()) for asked in batch])
+        return self._media.append_all([(asked.rollout.keys.media, asked.rollout.cuts()) for asked in batch])
 
 
 @contextmanager

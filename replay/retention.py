@@ -166,7 +166,7 @@ def asked_for(state: State) -> set[int]:
 
 def keys_of(body: Bytes) -> tuple[Pruned, tuple[str, ...]]:
     """What is kept of a rollout, and the digests of its pictures."""
-    [rollout] = rollout_columns(body)
-    keys = rollout.keys()
+    [columns] = rollout_columns(body)
+    [keys], [query_id] = columns.read_keys(), columns.query_ids()
     fields = {name: getattr(keys, name) for name in Pruned.__dataclass_fields__ if name != "query_id"}
-    return Pruned(**fields, query_id=rollout.query_id), tuple(ref.digest for ref in keys.media)
+    return Pruned(**fields, query_id=query_id), tuple(ref.digest for ref in keys.media)

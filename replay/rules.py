@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from common.columns import Columns, RolloutKeys
+from common.columns import RolloutKeys
 from common.errors import ConfigError, ContractError
-from common.schema import rollout_columns
 from replay.config import Drawing
 from replay.limiter import check_group_size
 from replay.records import Begin, Drawn
@@ -91,14 +90,6 @@ def is_known(state: State, keys: RolloutKeys) -> bool:
     group = state.groups.get(keys.group_id)
     held = group is not None and any(member.rollout_id == keys.rollout_id for member in group.members)
     return held or state.is_duplicate(keys)
-
-
-def inspect(data: bytes) -> Columns:
-    """A rollout that came, every law of it checked. Raises ContractError."""
-    found = rollout_columns(data, check=True)
-    if len(found) != 1:
-        raise ContractError(f"one rollout at a time; got {len(found)}")
-    return found[0]
 
 
 def check_admissible(state: State, keys: RolloutKeys, *, drop_zero_variance: bool) -> None:

@@ -78,7 +78,7 @@ def test_a_row_is_a_rollout_of_its_own(tmp_path: Path) -> None:
     (rollout,) = decode_rollouts(rows.body(83, refs))
     assert (rollout.rollout_id, rollout.group_id, rollout.sequence) == ("r000000000083", group_name(10), 83)
     assert [image for turn in rollout.turns for image in turn.images] == list(refs)
-    [cut] = {cut.target.digest: cut for cut in rollout_columns(rows.body(83, refs))[0].cuts()}.values()
+    [cut] = {cut.target.digest: cut for cut in rollout_columns(rows.body(83, refs))[0].cuts(0)}.values()
     assert (cut.target, cut.source) == (refs[1], refs[0])
     assert cut_out(cut, store.get(refs[0].digest)) == store.get(refs[1].digest)
     assert rollout_keys(rows.body(83)) == [rows.keys(83)]

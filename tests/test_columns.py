@@ -17,6 +17,7 @@ from fakes.values import a_clip, a_query, a_rollout, an_answer_turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.columns import Columns
 from common.errors import ContractError
 from common.schema import ROLLOUTS, decode_rollouts, encode_rollouts, rollout_columns, rollout_keys, rollout_table
 from common.types import Rollout
@@ -31,6 +32,13 @@ def written(*rows: Row) -> bytes:
     with pa.ipc.new_stream(sink, ROLLOUTS) as writer:
         writer.write_table(pa.Table.from_pylist(list(rows), schema=ROLLOUTS))
     return bytes(sink.getvalue().to_pybytes())
+
+
+def checked(data: bytes) -> list[Columns]:
+    found = rollout_columns(data)
+    for columns in found:
+        columns.check()
+    return found
 
 
 def row_of(rollout: Rollout) -> Row:
@@ -70,11 +78,11 @@ def test_a_rollout_that_lacks_anything_is_refused_by_name_unless_it_need_not_hav
     row, steps = PLACES[path]
     data = written(without(row, steps))
     if path in MAY_BE_NULL - {"oldest_version", "newest_version"}:
-        [columns] = rollout_columns(data, check=True)
-        assert columns.keys().rollout_id == decode_rollouts(data)[0].rollout_id == row["rollout_id"]
+        [columns] = checked(data)
+        assert columns.read_keys()[0].rollout_id == decode_rollouts(data)[0].rollout_id == row["rollout_id"]
         return
     with pytest.raises(ContractError, match="no sampled token|says versions|has no " + path.replace("[]", r"\[\]")):
-        rollout_columns(data, check=True)
+        checked(data)
     with pytest.raises(ContractError):
         decode_rollouts(data)
 
@@ -146,7 +154,7 @@ def changed_rows(draw: st.DrawFn) -> Row:
 def test_the_laws_over_columns_are_those_of_a_token_at_a_time(rows: list[Row]) -> None:
     data, good = written(*rows), all(map(keeps_the_laws, rows))
     try:
-        rollout_columns(data, check=True)
+        checked(data)
     except ContractError:
         assert not good
     else:
@@ -158,23 +166,27 @@ def test_arguments_that_are_no_object_of_json_are_refused(arguments: str) -> Non
     row = copy.deepcopy(WHOLE[0])
     row["calls"][0]["arguments"] = arguments
     with pytest.raises(ContractError, match="arguments"):
-        rollout_columns(written(row), check=True)
+        checked(written(row))
 
 
 def test_a_consent_that_nobody_knows_is_refused() -> None:
     row = copy.deepcopy(WHOLE[0])
     row["provenance"]["consent"] = "sell"
     with pytest.raises(ContractError, match="consent 'sell' is none of learn, keep"):
-        rollout_columns(written(row), check=True)
+        checked(written(row))
 
 
 def test_rows_of_one_stream_have_keys_of_their_own() -> None:
     rollouts = golden_rollouts()
     together, singly = encode_rollouts(rollouts), [encode_rollouts([rollout]) for rollout in rollouts]
     assert rollout_keys(together) == [keys for data in singly for keys in rollout_keys(data)]
-    assert [columns.cuts() for columns in rollout_columns(together)] == [
-        columns.cuts() for data in singly for columns in rollout_columns(data)
+    [columns] = rollout_columns(together)
+    assert [columns.cuts(row) for row in range(len(columns))] == [
+        one.cuts(0) for data in singly for one in rollout_columns(data)
     ]
+    joined = Columns.joined([one for data in singly for one in rollout_columns(data)])
+    joined.check()
+    assert (joined.read_keys(), joined.query_ids()) == (columns.read_keys(), columns.query_ids())
 
 
 def flip(data: bytearray, random: random.Random) -> None:
@@ -195,9 +207,10 @@ def test_broken_bytes_are_refused_or_read_and_never_end_the_process(
             broken = bytearray(data)
             break_it(broken, source)
             try:
-                for columns in rollout_columns(bytes(broken), check=True):
-                    columns.keys()
-                    columns.cuts()
+                for columns in checked(bytes(broken)):
+                    columns.read_keys()
+                    for row in range(len(columns)):
+                        columns.cuts(row)
                 decode_rollouts(bytes(broken))
             except ContractError:
                 refused += 1

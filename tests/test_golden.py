@@ -14,7 +14,8 @@ from fakes.golden import GOLDEN, log_values, plain, shape
 from fakes.plain_log import plain_records
 from fakes.values import a_group
 
-from common.schema import SCHEMA_VERSION, TRACE_VERSION, decode_traces, encode_rollouts, rollout_keys
+from common.columns import SCHEMA_VERSION
+from common.schema import TRACE_VERSION, decode_traces, encode_rollouts, rollout_keys
 from common.types import Provenance
 from replay.audit.audit import audit_replay
 from replay.config import ReplayConfig

@@ -242,15 +242,15 @@ def test_a_rollout_says_which_of_its_pictures_may_be_parts(tmp_path: Path, live:
         calls=(a_zoom_that_saw(crop, crop_view, image, BOX), a_zoom_that_saw(large, large_view, image, BOX)),
     )
     [columns] = rollout_columns(encode_rollouts([rollout]))
-    found = {(cut.target, cut.source, cut.box) for cut in columns.cuts()}
+    found = {(cut.target, cut.source, cut.box) for cut in columns.cuts(0)}
     whole = (0, 0, 24, 20)
     assert {(view, image, whole), (crop, image, BOX), (crop_view, image, BOX)} <= found
     assert (large_view, large, (0, 0, 32, 24)) in found
     assert not any(target == large for target, _, _ in found)
     media = DurableMedia(tmp_path / "kept", live=live)
     size = image.num_bytes + large.num_bytes + 4 * RECIPE_BYTES
-    assert media.keep(columns.media, columns.cuts()) == size
-    for ref in columns.media:
+    assert media.keep(columns.media[0], columns.cuts(0)) == size
+    for ref in columns.media[0]:
         assert content_digest(media.get(ref.digest)) == ref.digest
     media.close()
 

@@ -37,10 +37,11 @@ from fakes.values import (
     an_executed_call,
 )
 
+from common.columns import SCHEMA_VERSION
 from common.cuts import Cut
 from common.errors import ContractError
 from common.media import FolderMediaStore, put_image, put_view
-from common.schema import ROLLOUTS, SCHEMA_VERSION, TRACE_VERSION, decode_rollouts, encode_rollouts, encode_traces
+from common.schema import ROLLOUTS, TRACE_VERSION, decode_rollouts, encode_rollouts, encode_traces
 from common.types import Observation, PointTarget, Provenance, Rollout, SpanTarget, Trace
 from replay.buffer import ReplayBuffer
 from replay.config import Durability, IndexConfig, ReplayConfig, Retention
