@@ -48,7 +48,7 @@ def cut_size(cut: Cut) -> int:
     return 3 * (x1 - x0) * (y1 - y0) if cut.target.kind == "view" else stored_size(x1 - x0, y1 - y0)
 
 
-def cut_out(cut: Cut, data: bytes | memoryview | mmap.mmap) -> bytes | None:
+def cut_out(cut: Cut, data: bytes | memoryview | mmap.mmap) -> bytes | memoryview | None:
     """The bytes of the target, if it is what `cut` says, from those of the source; None where the pixels do not lie in
     them uncompressed. The caller compares digests.
     """
@@ -58,5 +58,5 @@ def cut_out(cut: Cut, data: bytes | memoryview | mmap.mmap) -> bytes | None:
     x0, y0, x1, y1 = cut.box
     part = pixels[y0:y1, x0:x1]
     if cut.target.kind == "view":
-        return np.ascontiguousarray(part).tobytes()  # a tenth of the time of the part's own tobytes
+        return np.ascontiguousarray(part).data.cast("B")  # a tenth of the time of the part's own tobytes
     return stored_png(part) if x1 - x0 <= MAX_WIDTH else None

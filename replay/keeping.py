@@ -16,6 +16,9 @@ from common.errors import ContractError, DiskFull, ReplayError
 from replay.inspecting import Inspected
 from replay.media import DurableMedia
 
+AT_ONCE = 16
+"""Rollouts whose pictures are appended before a sync may begin: the next are appended meanwhile."""
+
 _Kept: TypeAlias = int | ContractError | DiskFull
 """Bytes that were appended, or why one rollout's pictures are refused."""
 
@@ -59,7 +62,7 @@ class Keeping:
 
     async def _run(self) -> None:
         while self._pending:
-            batch, self._pending = self._pending, []
+            batch, self._pending = self._pending[:AT_ONCE], self._pending[AT_ONCE:]
             with _answering(batch):
                 found, digests = await asyncio.to_thread(self._append, batch)
                 task = asyncio.get_running_loop().create_task(self._sync(batch, found, digests))

@@ -200,7 +200,7 @@ class DurableMedia:
         if read_entry(raw, 0) != (digest, Place(ALIGN, place.length, place.form)):
             raise MediaError(f"media {digest[:12]}… is damaged in {self._path(self._number)}")
         body = raw[ALIGN : ALIGN + place.length]
-        return body if place.form == PICTURE else made(unpack_recipe(digest, body), self.get)
+        return body if place.form == PICTURE else bytes(made(unpack_recipe(digest, body), self.get))
 
     def close(self) -> None:
         """End the pack, so that its index need not be found by a walk. Raises ReplayError when its sync fails."""

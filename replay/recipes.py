@@ -50,7 +50,7 @@ def _ref(digest: str, layout: int, width: int, height: int) -> MediaRef:
     return MediaRef(digest=digest, kind=kind, width=width, height=height, num_bytes=size)
 
 
-def made(cut: Cut, read: Callable[[str], Bytes]) -> bytes:
+def made(cut: Cut, read: Callable[[str], Bytes]) -> Bytes:
     """The picture again. read: the bytes of the source, by digest. Raises MediaError where they do not give it."""
     data = cut_out(cut, read(cut.source.digest))
     if data is None or content_digest(data) != cut.target.digest:
