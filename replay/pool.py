@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-BITS, LEVELS = 4, 10
-"""A sum over 2^BITS sums of the level below, on so many levels: enough for 2^40 groups admitted in a phase."""
+BITS, LEVELS = 3, 14
+"""A sum over 2^BITS sums of the level below, on so many levels: enough for 2^42 groups admitted in a phase."""
 
 
 class Shares:
-    """Integers of one sign by number, and their sums over 16, 256, … neighbouring numbers.
+    """Integers of one sign by number, and their sums over 8, 64, … neighbouring numbers.
 
     `put` and `owner` take time in the logarithm of the greatest number that ever was, whatever is kept.
     """
@@ -49,11 +49,11 @@ def owner(place: int, *lines: Shares) -> int:
     number = 0
     for level in reversed(range(LEVELS)):
         number <<= BITS
-        sums = [line.sums[level] for line in lines if line]
+        sums = [line.sums[level].get for line in lines if line]
         while True:
             share = 0
-            for each in sums:
-                share += each.get(number, 0)
+            for get in sums:
+                share += get(number, 0)
             if place < share:
                 break
             place -= share

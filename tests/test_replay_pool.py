@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,7 +17,7 @@ from replay.candidates import Candidates
 from replay.config import Drawing
 from replay.pool import BITS, LEVELS, Shares, owner
 from replay.records import Admit, Begin
-from replay.selectors import MOST_DOUBLINGS, selector_of, share_of
+from replay.selectors import MIN_PRIORITY, MOST_DOUBLINGS, priority, selector_of, share_of
 from replay.state import Group, Member, State
 
 NUMBERS = st.one_of(st.integers(0, 40), st.integers(0, 1 << 12), st.integers(0, (1 << BITS * LEVELS) - 1))
@@ -159,6 +161,22 @@ def test_a_share_is_the_power_of_the_spread(exponent: float, spread: float, doub
     drawing = Drawing(selector="prioritised", exponent=exponent)
     assert share_of(a_group(0, spread=spread), drawing) == pytest.approx(2 ** (53 + doublings))
     assert share_of(a_group(0, spread=spread), Drawing()) == 1
+
+
+@pytest.mark.parametrize("spread", [math.inf, math.nan, 1e308])
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_scores_that_no_spread_is_known_of_have_the_least_share(spread: float, exponent: float) -> None:
+    assert share_of(a_group(0, spread=spread), Drawing(selector="prioritised", exponent=exponent)) == 1 << 53
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=1, max_size=16))
+def test_a_priority_is_the_standard_deviation(scores: list[float]) -> None:
+    members = tuple(
+        Member(rollout_id=f"g/{i}", sequence=i, oldest_version=0, score=score, quarantined=False)
+        for i, score in enumerate(scores)
+    )
+    group = Group(number=0, group_id="g", size=len(scores), members=members)
+    assert priority(group) == pytest.approx(max(statistics.pstdev(scores), MIN_PRIORITY))
 
 
 def test_a_share_stays_an_integer_of_bounded_size_whatever_the_exponent() -> None:
