@@ -410,7 +410,6 @@ class Replays(RuleBasedStateMachine):
         assert {step: list(draw.group_ids) for step, draw in state.draws.items()} == kept
         assert max(map(model.times, model.groups), default=0) <= model.drawing.max_reuse
         assert stats.phase_policy_lag <= model.phase.max_policy_lag
-        self.seen["counts that are not known"] += self.buffer._candidates.stale
         if not self.buffer._candidates.stale:
             self.seen["counts compared"] += 1
-            check_candidates(self.buffer._candidates, model)
+            check_candidates(self.buffer._candidates, model, state, self.next_step)

@@ -14,7 +14,7 @@ from replay.candidates import Candidates
 from replay.config import Drawing
 from replay.pool import BITS, Pool, Shares
 from replay.selectors import MIN_PRIORITY, share_of
-from replay.state import Group
+from replay.state import Group, State
 
 FIFO = Drawing()
 
@@ -40,8 +40,8 @@ def check_sums(shares: Shares, kept: dict[int, int]) -> None:
     assert (len(shares), shares.total) == (len(kept), sum(kept.values()))
 
 
-def check_candidates(candidates: Candidates, model: Model) -> None:
-    """What is kept count of is what the model finds by looking at every group."""
+def check_candidates(candidates: Candidates, model: Model, state: State, step: int) -> None:
+    """What is kept count of is what the model finds by looking at every group, and a restart chooses the same."""
     names = list(model.groups)
     live = {number: name for number, name in enumerate(names) if name in set(model.live())}
     parts: dict[str, dict[int, int]] = {"waiting": {}, "fresh": {}, "drawn": {}}
@@ -62,6 +62,9 @@ def check_candidates(candidates: Candidates, model: Model) -> None:
         check_sums(getattr(candidates.pool, part_name), kept)
     assert candidates._names == live
     assert {oldest: set(group_ids) for oldest, group_ids in candidates._ages.items()} == ages
+    restarted = Candidates(State.unpack(state.pack()), configured=model.drawing)
+    restarted.renew()
+    assert restarted.choose(step) == candidates.choose(step)
 
 
 def chosen_by_looking_at_all(
