@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from common.columns import RolloutKeys
 from common.errors import ConfigError, ContractError, DiskFull, ReplayError, Stopped
 from common.types import Consensus, Draw, Neighbour
-from replay.ages import Ages
+from replay.candidates import Candidates
 from replay.commit import Committer
 from replay.config import ReplayConfig
 from replay.disk import refusal
@@ -30,7 +30,7 @@ from replay.log import Log
 from replay.records import Admit, Advance, Begin, Kind, Record, Release, Rewind, Settle, Spend, encode
 from replay.remembering import Remembering
 from replay.retention import Pruner
-from replay.rules import check_admissible, check_same, choice, draw_of, is_known, ready, why_spend
+from replay.rules import check_admissible, check_same, draw_of, is_known, ready, why_spend
 from replay.state import FOLD_VERSION, Group, State, default_name
 from replay.stats import ReplayStats, stats_of
 from replay.upkeep import Upkeep, packed
@@ -71,7 +71,7 @@ class ReplayBuffer:
         self._keeping = None if media is None else Keeping(media, wait_for_room=self._wait_for_room)
         pruner = pruner or Pruner(config.folder, log, config.retention, media=media)
         self._upkeep = Upkeep(config, log, self._committer, pruner, reading=lambda: self._handing_out.reading)
-        self._ages = Ages()
+        self._candidates = Candidates(state, configured=config.drawing)
         self._changed = asyncio.Condition()
         self._duplicates = 0
         self._closed = False
@@ -158,8 +158,7 @@ class ReplayBuffer:
                 check_admissible(self._state, keys, drop_zero_variance=self._config.drop_zero_variance)
                 sequence, durable = self._committer.put(Kind.ROLLOUT, data)
                 self._handing_out.note(sequence, keys.media)
-                self._state.add(keys, sequence)
-                self._ages.note(self._state, [keys.group_id])
+                self._candidates.add(keys, sequence)
                 self._judge(keys.group_id)
                 self._read_ahead(keys.group_id)
                 self._upkeep.follow(self._state)
@@ -370,11 +369,11 @@ class ReplayBuffer:
         group = state.groups.get(changed)
         if state.phase is None or not state.draws or self._handing_out.is_ahead:
             return
-        if (changed and (group is None or not ready(state, group))) or self._ages.stale:
+        if (changed and (group is None or not ready(state, group))) or self._candidates.stale:
             return
-        if self._ages.too_old(state, state.next_step):
+        if self._candidates.too_old(state.next_step):
             return
-        groups = choice(state, state.next_step, drawing=self._config.drawing)
+        groups = self._candidates.choose(state.next_step)
         if groups is not None:
             self._handing_out.read_ahead(groups, self._committer.flush())
 
@@ -388,12 +387,12 @@ class ReplayBuffer:
 
     def _choose(self, step: int) -> list[Group] | None:
         """Expire what is too old for `step`, then select. Run under the condition; returned credits wake `admit`."""
-        for group_id in self._ages.renew(self._state):
+        for group_id in self._candidates.renew():
             self._judge(group_id)  # a process killed between a group's last rollout and this verdict left it out
-        for record in self._ages.too_old(self._state, step):
+        for record in self._candidates.too_old(step):
             self._record(record)
         self._changed.notify_all()
-        return choice(self._state, step, drawing=self._config.drawing)
+        return self._candidates.choose(step)
 
     def _forget(self) -> None:
         """Keep the last `keep_draws` draws."""
@@ -402,8 +401,7 @@ class ReplayBuffer:
 
     def _record(self, record: Record) -> asyncio.Future[None]:
         _, durable = self._committer.put(*encode(record))
-        self._state.apply(record)
-        self._ages.follow(self._state, record)
+        self._candidates.apply(record)
         self._upkeep.follow(self._state)
         return durable
 

@@ -1,4 +1,4 @@
-"""What the buffer decides, as functions of the state: who may enter, what is drawn, what is given up and why.
+"""What the buffer decides, as functions of the state: who may enter, what may be drawn, what is given up and why.
 
 Nothing here changes anything; the buffer turns the answers into records.
 """
@@ -6,14 +6,12 @@ Nothing here changes anything; the buffer turns the answers into records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 from common.columns import RolloutKeys
 from common.errors import ConfigError, ContractError
 from replay.config import Drawing
 from replay.limiter import check_group_size
 from replay.records import Begin, Drawn
-from replay.selectors import selector_of
 from replay.state import Group, State
 
 
@@ -32,18 +30,6 @@ def check_same(now: Begin, again: Begin) -> None:
 def drawing_of(phase: Begin, configured: Drawing) -> Drawing:
     """How a phase draws. A log of format 1 does not say whether it draws in order; the configuration does."""
     return phase.drawing or Drawing(selector=configured.selector, seed=configured.seed)
-
-
-def choice(state: State, step: int, *, drawing: Drawing) -> list[Group] | None:
-    """The groups that the draw for `step` takes of those that are here, or None while there are not enough."""
-    assert state.phase is not None
-    groups, drawing = state.groups.values(), drawing_of(state.phase, drawing)
-    here = islice((group for group in groups if ready(state, group)), drawing.min_groups)
-    if sum(1 for _ in here) < drawing.min_groups:
-        return None
-    return selector_of(drawing, state.phase.phase).select(
-        groups, lambda group: ready(state, group), count=state.phase.groups_per_step, step=step
-    )
 
 
 def ready(state: State, group: Group) -> bool:

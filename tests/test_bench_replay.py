@@ -46,6 +46,7 @@ async def test_every_figure_is_made_and_a_peer_without_an_environment_is_named(
             "open_1gib_s",
             "sample_flatness",
             "sample_1280_ms",
+            *(f"sample_flatness_{name}" for name in ("in_order", "uniform", "windowed", "prioritised", "mixture")),
         ),
         *("index_vs_faiss", "index_follow", "rows_vs_arrow_file", "pixels_vs_arrow_file"),
         *("rows_vs_sqlite", "pixels_vs_sqlite"),
@@ -61,6 +62,7 @@ async def test_every_figure_is_made_and_a_peer_without_an_environment_is_named(
         "gather_vs_memcpy": 10.0,
         "open_1gib_s": 2.0,
         "sample_flatness": 1.2,
+        **{f"sample_flatness_{name}": 1.2 for name in ("in_order", "uniform", "windowed", "prioritised", "mixture")},
         "index_vs_faiss": 0.9,
     }
     assert "nobody is left out; `scripts/setup peers` installs it" in capsys.readouterr().err

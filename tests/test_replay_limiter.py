@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fakes.replay_pools import pool_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,14 +62,8 @@ def test_groups_that_may_be_drawn_are_not(size: int, votes: bool, drop: bool) ->
 
 
 def test_fifo_takes_the_lowest_ready_numbers_or_in_order_waits_for_the_lowest() -> None:
-    groups = [Group(number=n, group_id=f"g{n}") for n in range(5)]
-
-    def even(group: Group) -> bool:
-        return group.number % 2 == 0
-
-    taken = Fifo().select(groups, even, count=2)
-    assert taken is not None
-    assert [group.number for group in taken] == [0, 2]
-    assert Fifo().select(groups, even, count=4) is None
-    assert Fifo(in_order=True).select(groups, even, count=2) is None
-    assert Fifo(in_order=True).select(groups, even, count=1) == groups[:1]
+    pool = pool_of([Group(number=n, group_id=f"g{n}") for n in range(5)], ready=lambda group: group.number % 2 == 0)
+    assert Fifo().select(pool, count=2) == [0, 2]
+    assert Fifo().select(pool, count=4) is None
+    assert Fifo(in_order=True).select(pool, count=2) is None
+    assert Fifo(in_order=True).select(pool, count=1) == [0]

@@ -43,6 +43,7 @@ FLOORS = {
     "admissions that wait": 3,
     "rewinds refused": 15,
     "reopened after draws": 12,
+    "counts compared": 175,
     "abstained": 6,
     "drawn": 150,
     "expired": 60,

@@ -8,10 +8,12 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.replay_pools import chosen_by_looking_at_all, pool_of
 from fakes.replays import a_buffer, a_phase, balanced, put, random_run
 from fakes.values import a_consensus, a_group
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from replay.config import Drawing, ReplayConfig
 from replay.folding import follow
 from replay.limiter import Limiter
 from replay.log import Log
+from replay.pool import Pool
 from replay.records import Drawn, Kind, decode
 from replay.rules import ready
 from replay.selectors import MIN_PRIORITY, Mixture, Prioritised, Selector, Uniform, priority, selector_of
@@ -55,13 +58,13 @@ def groups(*spreads: float, drawn: tuple[int, ...] = ()) -> list[Group]:
     ]
 
 
-def frequencies(make: Callable[[int], Selector], pool: list[Group], count: int) -> Counter[tuple[int, ...]]:
+def frequencies(make: Callable[[int], Selector], pool: Pool, count: int) -> Counter[tuple[int, ...]]:
     """How often each set of numbers was taken, over steps and seeds."""
     found: Counter[tuple[int, ...]] = Counter()
     for trial in range(NUM_TRIALS):
-        taken = make(trial // 100).select(pool, lambda group: True, count=count, step=trial % 100)
+        taken = make(trial // 100).select(pool, count=count, step=trial % 100)
         assert taken is not None
-        found[tuple(group.number for group in taken)] += 1
+        found[tuple(taken)] += 1
     return found
 
 
@@ -87,24 +90,25 @@ def successive(weights: list[float], count: int) -> dict[tuple[int, ...], float]
 
 
 def test_uniform_takes_every_set_as_often_as_any_other() -> None:
-    found = frequencies(lambda seed: Uniform(seed=seed, phase="rft"), groups(*[0.5] * 5), 2)
+    found = frequencies(lambda seed: Uniform(seed=seed, phase="rft"), pool_of(groups(*[0.5] * 5)), 2)
     agrees(found, successive([1.0] * 5, 2))
 
 
 def test_windowed_is_uniform_over_the_newest() -> None:
-    found = frequencies(lambda seed: Uniform(seed=seed, phase="rft", window=3), groups(*[0.5] * 6), 2)
+    found = frequencies(lambda seed: Uniform(seed=seed, phase="rft", window=3), pool_of(groups(*[0.5] * 6)), 2)
     agrees(found, dict.fromkeys(itertools.combinations((3, 4, 5), 2), 1 / 3))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
 def test_prioritised_takes_in_proportion_to_spread(exponent: float) -> None:
     spreads = [0.5, 0.25, 0.125, 0.4]
-    found = frequencies(lambda seed: Prioritised(seed=seed, phase="rft", exponent=exponent), groups(*spreads), 2)
+    pool = pool_of(groups(*spreads), drawing=Drawing(selector="prioritised", exponent=exponent))
+    found = frequencies(lambda seed: Prioritised(seed=seed, phase="rft"), pool, 2)
     agrees(found, successive([spread**exponent for spread in spreads], 2))
 
 
 def test_the_mixture_takes_the_oldest_fresh_ones_and_any_of_those_drawn_before() -> None:
-    pool = groups(*[0.5] * 7, drawn=(0, 2, 3, 6))
+    pool = pool_of(groups(*[0.5] * 7, drawn=(0, 2, 3, 6)))
     found = frequencies(lambda seed: Mixture(seed=seed, phase="rft", fresh=0.4), pool, 4)
     assert math.ceil(0.4 * 4) == 2
     agrees(found, {tuple(sorted((1, 4, *old))): 1 / 6 for old in itertools.combinations((0, 2, 3, 6), 2)})
@@ -112,10 +116,8 @@ def test_the_mixture_takes_the_oldest_fresh_ones_and_any_of_those_drawn_before()
 
 def test_the_mixture_fills_up_with_fresh_ones_and_waits_for_them() -> None:
     mixture = Mixture(seed=0, phase="rft", fresh=0.25)
-    taken = mixture.select(groups(*[0.5] * 5, drawn=(4,)), lambda group: True, count=4, step=0)
-    assert taken is not None
-    assert [group.number for group in taken] == [0, 1, 2, 4]
-    assert mixture.select(groups(*[0.5] * 5, drawn=(0, 1, 2, 3, 4)), lambda group: True, count=4, step=0) is None
+    assert mixture.select(pool_of(groups(*[0.5] * 5, drawn=(4,))), count=4, step=0) == [0, 1, 2, 4]
+    assert mixture.select(pool_of(groups(*[0.5] * 5, drawn=(0, 1, 2, 3, 4))), count=4, step=0) is None
 
 
 def test_a_priority_is_the_spread_of_scores_or_of_agreement() -> None:
@@ -127,7 +129,7 @@ def test_a_priority_is_the_spread_of_scores_or_of_agreement() -> None:
 
 
 def test_only_ready_groups_are_taken_and_the_choice_is_that_of_phase_and_step() -> None:
-    pool = groups(*[0.5] * 8)
+    pool = pool_of(groups(*[0.5] * 8), ready=lambda group: group.number % 2 == 0)
     for drawing in (
         Drawing(selector="uniform"),
         Drawing(selector="prioritised"),
@@ -135,14 +137,10 @@ def test_only_ready_groups_are_taken_and_the_choice_is_that_of_phase_and_step() 
         Drawing(selector="mixture", fresh=0.5, max_reuse=2),
     ):
         selector = selector_of(drawing, "rft")
-
-        def even(group: Group) -> bool:
-            return group.number % 2 == 0
-
-        taken = [selector.select(pool, even, count=3, step=step) for step in range(20)]
-        assert all(each is not None and all(map(even, each)) for each in taken)
-        assert taken == [selector_of(drawing, "rft").select(pool, even, count=3, step=step) for step in range(20)]
-        assert selector.select(pool, even, count=5, step=0) is None
+        taken = [selector.select(pool, count=3, step=step) for step in range(20)]
+        assert all(each is not None and {*each} < {0, 2, 4, 6} for each in taken)
+        assert taken == [selector_of(drawing, "rft").select(pool, count=3, step=step) for step in range(20)]
+        assert selector.select(pool, count=5, step=0) is None
 
 
 REUSING = [
@@ -190,12 +188,15 @@ def _take_again(folder: Path, groups_per_step: int) -> None:
             assert state.phase is not None and state.phase.drawing is not None
             assert too_old(state, record.step) == []
             assert record.watermark == frame.sequence - 1
-            pool = tuple(state.groups.values())
-            chosen = selector_of(state.phase.drawing, state.phase.phase).select(
-                pool, lambda group: ready(state, group), count=groups_per_step, step=record.step
+            chosen = chosen_by_looking_at_all(
+                list(state.groups.values()),
+                partial(ready, state),
+                state.phase.drawing,
+                phase=state.phase.phase,
+                count=groups_per_step,
+                step=record.step,
             )
-            assert chosen is not None
-            assert tuple(group.group_id for group in chosen) == record.group_ids
+            assert chosen == [state.groups[name].number for name in record.group_ids]
             num_draws += 1
         follow(state, frame)
     log.close()

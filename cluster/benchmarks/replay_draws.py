@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.benchmarks.harness import Figure, compared, in_turn, single
-from cluster.benchmarks.replay_log import WHOLE, begin_phase, cpu_s
+from cluster.benchmarks.replay_log import BEGIN, WHOLE, cpu_s
 from cluster.benchmarks.replay_rows import SIBLINGS, Rows, group_name
 from replay.buffer import ReplayBuffer
-from replay.config import Durability, IndexConfig, ReplayConfig
+from replay.config import Drawing, Durability, IndexConfig, ReplayConfig
 from replay.index import NeighbourIndex
 from replay.log import Log
-from replay.records import Admit, Experience, Kind
+from replay.records import Admit, Experience, Kind, encode
 from replay.state import State
 
 FLATNESS, INDEX = 1.2, 0.9
 NEIGHBOURS = 8
+DRAWINGS = (
+    Drawing(),
+    Drawing(selector="in_order"),
+    Drawing(selector="uniform"),
+    Drawing(selector="windowed", window=4 * SIBLINGS),
+    Drawing(selector="prioritised"),
+    Drawing(selector="mixture", fresh=0.5, max_reuse=2),
+)
+"""The default first. A draw is of SIBLINGS groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,49 +50,74 @@ class DrawSizes:
 
 
 async def measure_draws(folder: Path, rows: Rows, sizes: DrawSizes, rounds: int) -> list[Figure]:
-    """Processor milliseconds of `ReplayBuffer.sample`, reading the rollouts from the log included, syncing not."""
-    subjects = [_Subject(folder / str(live), rows, live, sizes) for live in sizes.live]
+    """Processor milliseconds of `ReplayBuffer.sample` with every selector, reading the rollouts from the log included,
+    syncing not.
+    """
+    states = {live: _live_state(rows, live, sizes.stored) for live in sizes.live}
     gc.freeze()  # a million values would be visited again and again by collections that their number sets off
+    try:
+        return [
+            figure
+            for drawing in DRAWINGS
+            for figure in await _measure_selector(
+                folder / drawing.selector, rows, states, drawing=drawing, sizes=sizes, rounds=rounds
+            )
+        ]
+    finally:
+        gc.unfreeze()
+
+
+async def _measure_selector(
+    folder: Path, rows: Rows, states: dict[int, State], *, drawing: Drawing, sizes: DrawSizes, rounds: int
+) -> list[Figure]:
+    """Of the default selector also what a draw takes at the sizes between the first and the last."""
+    default = drawing.selector == Drawing().selector
+    lives = sizes.live if default else (sizes.live[0], sizes.live[-1])
+    subjects = [_Subject(folder / str(live), rows, states[live], drawing, sizes) for live in lives]
     try:
         most, least, again = await in_turn(subjects[-1].draw_ms, subjects[0].draw_ms, rounds=rounds)
         between = [[await subject.draw_ms() for _ in range(rounds)] for subject in subjects[1:-1]]
     finally:
         for subject in subjects:
             subject.close()
-        gc.unfreeze()
     name = f"CPU ms a draw of {SIBLINGS * SIBLINGS} rollouts"
     flatness = compared(
-        "sample_flatness",
+        "sample_flatness" if default else f"sample_flatness_{drawing.selector}",
         most,
         least,
-        unit=f"{name}, {sizes.live[-1]:,} live",
-        against=f"{sizes.live[0]:,} live",
+        unit=f"{name}, {lives[-1]:,} live",
+        against=f"{lives[0]:,} live",
         target=FLATNESS,
         better="lower",
         again=again,
     )
-    middle = [
-        single(f"sample_{live}_ms", values, unit=name) for live, values in zip(sizes.live[1:-1], between, strict=True)
-    ]
+    middle = [single(f"sample_{live}_ms", values, unit=name) for live, values in zip(lives[1:-1], between, strict=True)]
     return [flatness, *middle]
 
 
-class _Subject:
-    """A buffer that may draw from `live` rollouts, all ready. The state is the fold's own; of the log only the first
-    `stored` rollouts exist, and the records of others are said to be theirs.
+def _live_state(rows: Rows, live: int, stored: int) -> State:
+    """The fold of a phase and of `live` rollouts, all in whole groups. Of a log only the first `stored` of them exist,
+    after the record that begins the phase; the records of others are said to be theirs.
     """
+    state = State()
+    state.apply(BEGIN)
+    for number in range(live):
+        if number % SIBLINGS == 0:
+            state.apply(Admit(number=number // SIBLINGS, group_id=group_name(number // SIBLINGS)))
+        state.add(rows.keys(number), 1 + number % stored)
+    return state
 
-    def __init__(self, folder: Path, rows: Rows, live: int, sizes: DrawSizes) -> None:
+
+class _Subject:
+    """A buffer that draws from a state of its own as `drawing` says."""
+
+    def __init__(self, folder: Path, rows: Rows, live: State, drawing: Drawing, sizes: DrawSizes) -> None:
         self._log, self._step, self._draws = Log(folder / "log", segment_bytes=WHOLE), 0, sizes.draws
-        state = State()
-        begin_phase(self._log, state)
-        first = self._log.next_sequence
+        state = live.copy()
+        state.phase = replace(BEGIN, drawing=drawing)
+        self._log.append(*encode(state.phase))
         for body in rows.bodies(0, sizes.stored):
             self._log.append(Kind.ROLLOUT, body)
-        for number in range(live):
-            if number % SIBLINGS == 0:
-                state.apply(Admit(number=number // SIBLINGS, group_id=group_name(number // SIBLINGS)))
-            state.add(rows.keys(number), first + number % sizes.stored)
         config = ReplayConfig(folder=folder, durability=Durability(mode="os"), snapshot_bytes=WHOLE)
         self._buffer = ReplayBuffer(config, log=self._log, state=state)
 

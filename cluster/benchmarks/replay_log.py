@@ -41,6 +41,10 @@ Through: TypeAlias = Callable[[Log, list[list[bytes]], Clock], Awaitable[float]]
 """Makes groups of bodies durable, one after another; seconds of the clock."""
 
 
+BEGIN = Begin(phase=PHASE, groups_per_step=SIBLINGS, max_policy_lag=1 << 20, votes=False, step=0, version=0)
+"""The phase of the rows, in which any number of groups may be under way."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSizes:
     """How much is measured. rows: appended, walked, and drawn from. group: rollouts that share a sync. draw: that are
@@ -259,17 +263,8 @@ def _filled(config: ReplayConfig, rows: Rows, num_bytes: int) -> None:
 
 
 def begin_phase(log: Log, state: State) -> None:
-    """The phase of the rows, in which any number of groups may be under way."""
-    begin = Begin(
-        phase=PHASE,
-        groups_per_step=SIBLINGS,
-        max_policy_lag=1 << 20,
-        votes=False,
-        step=0,
-        version=0,
-    )
-    log.append(*encode(begin))
-    state.apply(begin)
+    log.append(*encode(BEGIN))
+    state.apply(BEGIN)
 
 
 def _forget_pages(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 from fakes.replay_model import Group, Model
+from fakes.replay_pools import check_candidates
 from fakes.stalling import Stalled, StallingLoop
 from fakes.values import a_consensus, a_query, a_rollout, an_answer_turn
 from hypothesis import strategies as st
@@ -409,3 +410,6 @@ class Replays(RuleBasedStateMachine):
         assert {step: list(draw.group_ids) for step, draw in state.draws.items()} == kept
         assert max(map(model.times, model.groups), default=0) <= model.drawing.max_reuse
         assert stats.phase_policy_lag <= model.phase.max_policy_lag
+        if not self.buffer._candidates.stale:
+            self.seen["counts compared"] += 1
+            check_candidates(self.buffer._candidates, model, state, self.next_step)
