@@ -213,14 +213,15 @@ def leave_out(path: Path, digests: Set[str], disk: Disk, instead: Mapping[str, b
 
 def leave_out_of(store: PackedMedia, digests: Set[str], disk: Disk) -> None:
     """Rewrite the packs of `store` so that none holds one of these pictures. What stays and was cut from them is
-    written as it is first, so a kill in between leaves a picture more, never one less.
+    written as it is first, and what goes too is left out before them (it came with them or later): a kill in between
+    leaves a picture more, never one that cannot be made.
     """
     for pack in store.packs:
         left = [cut.target.digest for cut in pack.recipes() if cut.source.digest in digests]
         instead = dict(_readable(store, set(left) - digests))
         if instead:
             leave_out(pack.path, frozenset(), disk, instead)
-    for pack in store.packs:
+    for pack in reversed(store.packs):
         if not digests.isdisjoint(pack.entries()):
             leave_out(pack.path, digests, disk)
 

@@ -4,6 +4,7 @@ killed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -200,6 +201,26 @@ def test_whoever_is_killed_while_a_source_goes_leaves_every_part_readable(
         assert reader.get(cut.target.digest) == data and cut.source.digest not in reader
         nth += 1
     assert nth > 4
+
+
+@pytest.mark.parametrize("same_pack", [True, False])
+def test_whoever_is_killed_while_both_go_leaves_no_part_without_its_source(
+    tmp_path: Path, live: FolderMediaStore, same_pack: bool
+) -> None:
+    cut = a_cut(live)
+    both, left, num_kills = {cut.source.digest, cut.target.digest}, {cut.target.digest}, 0
+    while left:
+        folder = tmp_path / str(num_kills)
+        media = DurableMedia(folder, live=live, pack_bytes=1 << 20 if same_pack else ALIGN)
+        media.keep([cut.source, cut.target], [cut])
+        media.close()
+        with contextlib.suppress(Killed):
+            remove_media(folder, both, Fatal(num_kills))
+        reader = PackedMedia(folder)
+        left = {digest for digest in both if digest in reader}
+        assert all(content_digest(reader.get(digest)) == digest for digest in left), num_kills
+        num_kills += 1
+    assert num_kills > 4
 
 
 def test_a_recipe_whose_source_was_torn_away_is_forgotten_and_the_picture_kept_again(
