@@ -49,16 +49,24 @@ class Keeping:
             kept = await self._asked(rollout)
             if isinstance(kept, ContractError):
                 raise kept
-            if isinstance(kept, DiskFull):
-                await self._wait_for_room(kept)
+            if not isinstance(kept, DiskFull):
+                return
+            await self._wait_for_room(kept)
 
     def _asked(self, rollout: Inspected) -> asyncio.Future[_Kept]:
         loop = asyncio.get_running_loop()
         asked = _Asked(rollout, loop.create_future())
         self._pending.append(asked)
-        if self._task is None or self._task.done():
-            self._task = loop.create_task(self._run())
+        if self._task is None:
+            self._start()
         return asked.kept
+
+    def _start(self, before: asyncio.Task[None] | None = None) -> None:
+        """A task for those that wait; another follows for those that come after a bug ended it."""
+        self._task = None
+        if self._pending and (before is None or not before.cancelled()):
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._start)
 
     async def _run(self) -> None:
         while self._pending:
@@ -85,11 +93,14 @@ def _answering(batch: Sequence[_Asked]) -> Iterator[None]:
     """Whatever ends this, nobody may wait for ever."""
     try:
         yield
+    except ReplayError as error:
+        _tell(batch, error)
     except Exception as error:
-        known = isinstance(error, ReplayError)
-        failure = error if known else ReplayError(f"a bug ended the keeping of media: {error!r}")
-        for asked in batch:
-            if not asked.kept.done():
-                asked.kept.set_exception(failure)
-        if not known:
-            raise
+        _tell(batch, ReplayError(f"a bug ended the keeping of media: {error!r}"))
+        raise
+
+
+def _tell(batch: Sequence[_Asked], error: ReplayError) -> None:
+    for asked in batch:
+        if not asked.kept.done():
+            asked.kept.set_exception(error)

@@ -457,6 +457,30 @@ async def test_a_rollout_whose_media_nobody_holds_is_refused(tmp_path: Path) -> 
         assert (await buffer.stats()).inserted == 0
 
 
+@pytest.mark.parametrize("half", ["append_all", "sync"])
+async def test_a_bug_in_the_keeping_of_media_ends_every_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("replay.keeping.AT_ONCE", 1)
+    store = FolderMediaStore(tmp_path / "live")
+    ref = put_view(store, np.zeros((4, 4, 3), np.uint8))
+    query = a_query(images=(ref,))
+    rollouts = [a_rollout(0, i, group_size=3, calls=(), query=query, turns=(an_answer_turn(),)) for i in range(3)]
+    buffer = open_replay(ReplayConfig(folder=tmp_path / "run", live_media=store.root))
+    await a_phase(buffer)
+    await buffer.admit("g0")
+    monkeypatch.setattr(f"replay.media.DurableMedia.{half}", broken)
+    found = await asyncio.gather(*(put(buffer, rollout) for rollout in rollouts), return_exceptions=True)
+    assert [type(one) for one in found] == [ReplayError] * 3
+    with pytest.raises(ReplayError, match="a bug"):
+        await buffer.admit("g1")
+    with pytest.raises(ReplayError):
+        await buffer.close()
+
+
 def _unit(*components: float) -> np.ndarray[Any, Any]:
     vector = np.array(components, np.float32)
     return vector / np.linalg.norm(vector)
