@@ -11,7 +11,7 @@ import io
 import mmap
 import os
 import struct
-import threading
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -78,9 +78,10 @@ class FolderMediaStore:
         path = self.path(digest)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            aside = path.with_name(f".aside-{digest}-{os.getpid()}-{threading.get_ident()}")
-            aside.write_bytes(data)
-            aside.rename(path)
+            handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".aside-")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(aside).rename(path)
         return ref
 
     def get(self, digest: str) -> bytes:
