@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.disks import Killed, KillingDisk
 from fakes.values import a_query, a_rollout, an_answer_turn
 from fakes.zooms import a_zoom_that_saw, part
 from hypothesis import given, settings
@@ -150,34 +151,6 @@ def test_a_part_outlives_what_it_was_cut_from(tmp_path: Path, live: FolderMediaS
     assert forms(folder) == {cut.target.digest: PICTURE}
 
 
-class Killed(BaseException):
-    pass
-
-
-class Fatal(Disk):
-    """The process ends before its nth change."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._count()
-        super().rename(old, new)
-
-    def unlink(self, path: Path) -> None:
-        self._count()
-        super().unlink(path)
-
-    def sync_folder(self, path: Path) -> None:
-        self._count()
-        super().sync_folder(path)
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-
 @pytest.mark.parametrize("same_pack", [True, False])
 def test_whoever_is_killed_while_a_source_goes_leaves_every_part_readable(
     tmp_path: Path, live: FolderMediaStore, same_pack: bool
@@ -191,7 +164,7 @@ def test_whoever_is_killed_while_a_source_goes_leaves_every_part_readable(
         media.keep([cut.source, cut.target], [cut])
         media.close()
         try:
-            remove_media(folder, {cut.source.digest}, Fatal(nth))
+            remove_media(folder, {cut.source.digest}, KillingDisk(nth))
             ended = True
         except Killed:
             pass
@@ -215,7 +188,7 @@ def test_whoever_is_killed_while_both_go_leaves_no_part_without_its_source(
         media.keep([cut.source, cut.target], [cut])
         media.close()
         with contextlib.suppress(Killed):
-            remove_media(folder, both, Fatal(num_kills))
+            remove_media(folder, both, KillingDisk(num_kills))
         reader = PackedMedia(folder)
         left = {digest for digest in both if digest in reader}
         assert all(content_digest(reader.get(digest)) == digest for digest in left), num_kills
