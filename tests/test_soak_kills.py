@@ -13,7 +13,7 @@ from fakes.kill_setting import Setting
 from fakes.planted import BUGS, NO_BUG
 from soak.kills import NUM_IN_CI, run_round
 
-PLAIN = [n for n in range(200) if (s := Setting.of(n)).theme == "log" and not s.media and s.durability.mode != "os"]
+PLAIN = [n for n in range(1000) if (s := Setting.of(n)).theme == "log" and not s.media and s.durability.mode != "os"]
 """Rounds without pictures and index, over a log that is synced."""
 
 

@@ -63,14 +63,14 @@ class HastyLog(Log):
 
 
 class CarelessLog(Log):
-    """Says that a draw is durable, and syncs it four times later."""
+    """Says that a draw is durable, and syncs it eight times later."""
 
     _left = 0
 
     def append_some(self, records: Sequence[tuple[int, Bytes]]) -> int:
         count = super().append_some(records)
         if any(kind == Kind.DRAW for kind, _ in records[:count]):
-            self._left = 4
+            self._left = 8
         return count
 
     def commit(self) -> None:
