@@ -70,6 +70,10 @@ class Columns:
     def schema_version(self) -> int:
         return 2 if self._batch.num_columns == _COLUMNS_OF_2 else SCHEMA_VERSION
 
+    def rows(self) -> list[dict[str, Any]]:
+        """All of every row, as Python values."""
+        return list(self._batch.to_pylist())
+
     def read_keys(self) -> list[RolloutKeys]:
         """Of every row. Raises ContractError where nothing was sampled in one that is not quarantined."""
         columns = [self._values(name) for name in _KEYS]

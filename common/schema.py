@@ -172,10 +172,12 @@ def encode_rollouts(rollouts: Sequence[Rollout]) -> bytes:
 
 def decode_rollouts(data: Bytes) -> list[Rollout]:
     """The rollouts of `encode_rollouts`, checked again. Raises ContractError when `data` holds something else."""
-    batches = _streams(data, "rollouts")[1]
-    for batch in batches:
-        Columns(batch).check()
-    return [rollout_of(row) for batch in batches for row in batch.to_pylist()]
+    parts = rollout_columns(data)
+    if len({part.schema_version for part in parts}) == 1:
+        parts = [Columns.joined(parts)]
+    for part in parts:
+        part.check()
+    return [rollout_of(row) for part in parts for row in part.rows()]
 
 
 def encode_traces(traces: Sequence[Trace]) -> bytes:
