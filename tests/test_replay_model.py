@@ -78,7 +78,7 @@ def test_the_replay_and_its_model_say_the_same() -> None:
 
 
 def test_a_draw_that_opening_forgets_is_noticed() -> None:
-    unshrunk = settings(SEARCH, phases=[Phase.generate], report_multiple_bugs=False)
+    unshrunk = settings(SEARCH, max_examples=200, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises((AssertionError, ContractError, ConfigError, Flaky)):  # Flaky: noticed elsewhere the second time
         run_state_machine_as_test(Forgetful, settings=unshrunk)
 
