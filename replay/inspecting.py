@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.columns import Columns, RolloutKeys
@@ -81,12 +81,14 @@ class Inspecting:
 
     def _run(self) -> None:
         pending, self._pending = self._pending, []
-        _answer([answer for _, answer in pending], inspect_all([body for body, _ in pending]))
-
-
-def _answer(
-    waiting: Iterable[asyncio.Future[Inspected | ContractError]], found: Iterable[Inspected | ContractError]
-) -> None:
-    for answer, one in zip(waiting, found, strict=True):
-        if not answer.done():
-            answer.set_result(one)
+        waiting = [answer for _, answer in pending]
+        try:
+            found = inspect_all([body for body, _ in pending])
+        except Exception as error:  # a bug; nobody may wait for ever
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_exception(error)
+            raise
+        for answer, one in zip(waiting, found, strict=True):
+            if not answer.done():
+                answer.set_result(one)

@@ -457,6 +457,33 @@ async def test_a_rollout_whose_media_nobody_holds_is_refused(tmp_path: Path) -> 
         assert (await buffer.stats()).inserted == 0
 
 
+async def test_one_bad_rollout_among_those_that_come_at_once_is_refused_alone(tmp_path: Path) -> None:
+    good = [encode_rollouts([a_rollout(0, i, group_size=3)]) for i in range(3)]
+    column = good[1].replace(b"query", b"quary")
+    assert column != good[1]
+    async with a_buffer(tmp_path) as buffer:
+        await a_phase(buffer)
+        await buffer.admit("g0")
+        bodies = [good[0], b"no stream", good[1], encode_traces([a_trace()]), column, good[2]]
+        found = await asyncio.gather(*map(buffer.add, bodies), return_exceptions=True)
+        assert [one is True for one in found] == [True, False, True, False, False, True]
+        assert all(isinstance(one, ContractError) for one in found if one is not True)
+        assert (await buffer.stats()).inserted == 3
+
+
+async def test_a_bug_in_looking_at_rollouts_ends_every_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("replay.inspecting.inspect_all", broken)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    async with a_buffer(tmp_path) as buffer:
+        await a_phase(buffer)
+        await buffer.admit("g0")
+        found = await asyncio.gather(*(put(buffer, one) for one in a_group(0)), return_exceptions=True)
+        assert [type(one) for one in found] == [RuntimeError, RuntimeError]
+
+
 @pytest.mark.parametrize("half", ["append_all", "sync"])
 async def test_a_bug_in_the_keeping_of_media_ends_every_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
