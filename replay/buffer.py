@@ -141,13 +141,14 @@ class ReplayBuffer:
         """
         self._check()
         rollout = await self._inspecting.inspect(data)
-        if self._media is None or self._keeping is None:
-            return await self._add(data, rollout.keys)
-        with self._media.pinned(rollout.keys.media):
-            await self._keep(self._keeping, rollout)
-            return await self._add(data, rollout.keys)
+        with contextlib.ExitStack() as pins:
+            if self._media is not None and self._keeping is not None:
+                pins.enter_context(self._media.pinned(rollout.keys.media))
+                await self._keep(self._keeping, rollout)
+            return await self._add(data, rollout.keys, pins)
 
-    async def _add(self, data: bytes, keys: RolloutKeys) -> bool:
+    async def _add(self, data: bytes, keys: RolloutKeys, pins: contextlib.ExitStack) -> bool:
+        """pins: on the pictures of the rollout; held until its record is durable, even when whoever waits is gone."""
         async with self._changed:
             self._check()
             self._phase()
@@ -156,7 +157,7 @@ class ReplayBuffer:
                 durable = None
             else:
                 check_admissible(self._state, keys, drop_zero_variance=self._config.drop_zero_variance)
-                sequence, durable = self._committer.put(Kind.ROLLOUT, data)
+                sequence, durable = self._committer.put(Kind.ROLLOUT, data, then=pins.pop_all().close)
                 self._handing_out.note(sequence, keys.media)
                 self._candidates.add(keys, sequence)
                 self._judge(keys.group_id)

@@ -69,15 +69,20 @@ class Committer:
         """Number of the last record put; −1 when there is none."""
         return self._next - 1
 
-    def put(self, kind: int, body: bytes) -> tuple[int, asyncio.Future[None]]:
+    def put(
+        self, kind: int, body: bytes, *, then: Callable[[], None] | None = None
+    ) -> tuple[int, asyncio.Future[None]]:
         """(sequence number, future that ends when it is durable). Raises ReplayError after a failure.
 
-        Whoever waits may be cancelled: the record is written all the same, and others wait for it undisturbed.
+        Whoever waits may be cancelled: the record is written all the same, and others wait for it undisturbed. then:
+        called when the record is durable or never will be.
         """
         if self.error is not None:
             raise self.error
         durable = asyncio.get_running_loop().create_future()
         durable.add_done_callback(_heard)
+        if then is not None:
+            durable.add_done_callback(lambda _: then())
         waited = asyncio.shield(durable)
         waited.add_done_callback(_heard)
         self._pending.append(_Item(kind, body, durable))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -71,14 +71,19 @@ class Keeping:
     async def _run(self) -> None:
         while self._pending:
             batch, self._pending = self._pending[:AT_ONCE], self._pending[AT_ONCE:]
-            with _answering(batch):
+            with _answering(batch), ExitStack() as pins:
+                for asked in batch:
+                    pins.enter_context(self._media.pinned(asked.rollout.keys.media))
                 found, digests = await asyncio.to_thread(self._append, batch)
-                task = asyncio.get_running_loop().create_task(self._sync(batch, found, digests))
+                task = asyncio.get_running_loop().create_task(self._sync(batch, found, digests, pins.pop_all()))
                 self._syncing.add(task)
                 task.add_done_callback(self._syncing.discard)
 
-    async def _sync(self, batch: Sequence[_Asked], found: Sequence[_Kept], digests: Sequence[str]) -> None:
-        with _answering(batch):
+    async def _sync(
+        self, batch: Sequence[_Asked], found: Sequence[_Kept], digests: Sequence[str], pins: ExitStack
+    ) -> None:
+        """pins: what is held while this is done, whoever of those that asked is gone by now."""
+        with pins, _answering(batch):
             await asyncio.to_thread(self._media.sync, digests)
             for asked, kept in zip(batch, found, strict=True):
                 if not asked.kept.done():

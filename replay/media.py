@@ -104,10 +104,12 @@ class DurableMedia:
         """Remove the pictures that no rollout of the log refers to; `unneeded` says which. What is pinned meanwhile
         stays. Returns what went and what stayed. Raises OSError as the disk does.
         """
-        with self._appending, self._pinning:
+        with self._appending:
             if self._file >= 0 and not self._broken:
                 self._end()
-            self._asked = set(self._pinned)
+            ended = PackedMedia(self.folder)
+            with self._pinning:
+                self._asked = set(self._pinned)
         found = set[str]()
         try:
             found = unneeded()
@@ -115,7 +117,6 @@ class DurableMedia:
             with self._appending, self._pinning:
                 self._going = going = found - self._asked
                 self._asked = None
-                ended = self.store
                 for digest in going:
                     self._kept.pop(digest, None)
         try:

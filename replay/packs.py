@@ -216,12 +216,13 @@ def leave_out_of(store: PackedMedia, digests: Set[str], disk: Disk) -> None:
     written as it is first, and what goes too is left out before them (it came with them or later): a kill in between
     leaves a picture more, never one that cannot be made.
     """
-    for pack in store.packs:
+    packs = tuple(store.packs)  # a picture that is looked for in vain makes the store take notice of new ones
+    for pack in packs:
         left = [cut.target.digest for cut in pack.recipes() if cut.source.digest in digests]
         instead = dict(_readable(store, set(left) - digests))
         if instead:
             leave_out(pack.path, frozenset(), disk, instead)
-    for pack in reversed(store.packs):
+    for pack in reversed(packs):
         if not digests.isdisjoint(pack.entries()):
             leave_out(pack.path, digests, disk)
 

@@ -5,7 +5,7 @@ Nothing is opened for writing and no lock is taken, so a live writer is not dist
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,9 +100,7 @@ class Reading:
 
     def _entries(self, segment: Segment, numbers: range, kinds: frozenset[int]) -> Iterator[Entry]:
         data = map_file(self.folder / segment.name)
-        if segment.footer and len(data) != segment.num_bytes:
-            segment = replace(segment, num_bytes=len(data), footer=0)  # a live writer has pruned it since
-        offsets = offsets_of(data, segment)
+        offsets = _offsets(data, segment)
         for sequence in numbers:
             offset = offsets[sequence - segment.first_sequence]
             if not offset:
@@ -154,11 +152,18 @@ def _info(folder: Path, held: Segment) -> SegmentInfo:
         name=held.name,
         num_bytes=held.num_bytes,
         first_sequence=held.first_sequence,
-        num_records=sum(map(bool, offsets_of(data, held))),
-        sealed=last is not None and last.kind == SEAL,
+        num_records=sum(map(bool, _offsets(data, held))),
+        sealed=bool(held.footer) or (last is not None and last.kind == SEAL),
         index=None if header is None else header.index,
         epoch=None if header is None else header.epoch,
     )
+
+
+def _offsets(data: Bytes, held: Segment) -> Sequence[int]:
+    """As `offsets_of`; a segment that a live writer has pruned since is walked."""
+    if held.footer and len(data) != held.num_bytes:
+        held = replace(held, num_bytes=len(data), footer=0)
+    return offsets_of(data, held)
 
 
 def _header(data: Bytes, name: str) -> SegmentHeader | None:

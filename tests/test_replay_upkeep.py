@@ -16,6 +16,7 @@ from fakes.values import a_query, a_rollout, an_answer_turn
 from common.errors import ContractError, MediaError
 from common.media import FolderMediaStore, put_view
 from common.types import MediaRef, Rollout, Turn
+from replay import reading
 from replay.audit.audit import audit_replay
 from replay.buffer import ReplayBuffer
 from replay.config import ReplayConfig, Retention
@@ -28,7 +29,8 @@ from replay.opening import open_replay
 from replay.packs import PackedMedia
 from replay.reading import read_log
 from replay.records import Kind
-from replay.segments import read_frames
+from replay.retention import Pruner, asked_for
+from replay.segments import Contents, read_frames, read_segments
 from replay.state import State
 
 SMALL: dict[str, Any] = {"segment_bytes": 16 << 10, "snapshot_bytes": 64 << 10, "keep_draws": 2, "durability": OS}
@@ -206,16 +208,40 @@ async def test_who_reads_a_log_while_it_is_pruned_reads_all_of_it(tmp_path: Path
     for step in range(12):
         await a_step(buffer, step)
     await buffer.close()
-    reading = read_log(tmp_path / "log")
-    entries = reading.entries()
+    log = read_log(tmp_path / "log")
+    entries = log.entries()
     first = [next(entries) for _ in range(8)]
-    assert reading.as_it_was
+    assert log.as_it_was
     await open_replay(replace(config, retention=Retention(keep_bytes=1))).close()
     rest = list(entries)
-    assert not reading.as_it_was
-    assert [entry.place.sequence for entry in (*first, *rest)] == list(range(reading.next_sequence))
+    assert not log.as_it_was
+    assert [entry.place.sequence for entry in (*first, *rest)] == list(range(log.next_sequence))
     assert PRUNED not in {entry.kind for entry in first}
     assert PRUNED in {entry.kind for entry in rest}
+
+
+async def test_a_log_that_is_pruned_between_two_looks_at_it_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ReplayConfig(folder=tmp_path, **SMALL)
+    buffer = open_replay(config)
+    await a_phase(buffer)
+    for step in range(12):
+        await a_step(buffer, step)
+    await buffer.close()
+    before = read_log(tmp_path / "log")
+
+    def pruned_since(folder: Path) -> Contents:
+        found = read_segments(folder)
+        log = Log(folder)
+        Pruner(tmp_path, log, Retention(keep_bytes=1)).prune(asked_for(fold(log)), log.segments)
+        log.abandon()
+        return found
+
+    monkeypatch.setattr(reading, "read_segments", pruned_since)
+    found = read_log(tmp_path / "log")
+    assert not found.as_it_was and found.segments == before.segments
+    assert len(list(found.entries())) == len(list(before.entries())) == found.next_sequence
 
 
 def test_a_picture_that_is_asked_for_while_it_goes_stays(tmp_path: Path) -> None:
