@@ -233,28 +233,43 @@ class Columns:
 
     def _check_arguments(self) -> None:
         for call, text in enumerate(self._calls.field("arguments").to_pylist()):
-            row = self._row_of(call, self._calls_at)
             try:
-                arguments = json.loads(text)
+                arguments, why = json.loads(text), ""
             except ValueError as error:
-                raise ContractError(f"{self._name(row)}: a call's arguments are not JSON: {error}") from error
+                arguments, why = None, f": {error}"
             if not isinstance(arguments, dict):
-                raise ContractError(f"{self._name(row)}: a call's arguments are not an object of JSON")
+                row = self._row_of(call, self._calls_at)
+                raise ContractError(f"{self._name(row)}: a call's arguments are no object of JSON{why}")
+
+    @cached_property
+    def _asked_about(self) -> list[list[MediaRef | None]]:
+        """The images of every row's query."""
+        images = self._batch.column("query").field("images")
+        held = _refs(images.values)
+        return [held[start:stop] for start, stop in pairwise(_offsets(images))]
+
+    @cached_property
+    def _shown_first(self) -> list[list[MediaRef | None]]:
+        """What the first turn of every row shows."""
+        images = self._turns.field("images")
+        held, at = _refs(images.values), _offsets(images)
+        return [held[at[first] : at[first + 1]] if stop > first else [] for first, stop in pairwise(self._turns_at)]
+
+    @cached_property
+    def _looks(self) -> list[tuple[Any, ...]]:
+        """Of every call: the source, the box in it, and the digests of the image and the view that came of it."""
+        seen = self._calls.field("observation")
+        sides = (seen.field(side).field("digest").to_pylist() for side in ("image", "view"))
+        looked_at = (self._calls.field(name).to_pylist() for name in ("source", "footprint"))
+        return list(zip(*looked_at, *sides, strict=True))
 
     def _guesses(self, row: int) -> Iterator[Cut]:
         known = {ref.digest: ref for ref in self.media[row]}
-        asked = _refs(self._batch.column("query").field("images")[row].values)
-        start, stop = self._turns_at[row : row + 2]
-        shown = _refs(self._turns.field("images")[start].values) if stop > start else []
-        yield from (_whole(view, image) for image, view in zip(asked, shown, strict=False) if image and view)
-        calls = self._batch.column("calls")[row].values
-        if not len(calls):
-            return
-        seen = calls.field("observation")
-        sides = (seen.field(side).field("digest").to_pylist() for side in ("image", "view"))
-        looked_at = (calls.field(name).to_pylist() for name in ("source", "footprint"))
-        for source, box, *digests in zip(*looked_at, *sides, strict=True):
-            image, view = (known.get(digest) for digest in digests)
+        pairs = zip(self._asked_about[row], self._shown_first[row], strict=False)
+        yield from (_whole(view, image) for image, view in pairs if image and view)
+        start, stop = self._calls_at[row : row + 2]
+        for source, box, *digests in self._looks[start:stop] if stop > start else ():
+            image, view = (None if digest is None else known.get(digest) for digest in digests)
             if source in known and box is not None:
                 found = (ref for ref in (image, view) if ref is not None)
                 yield from (Cut(target=ref, source=known[source], box=tuple(box)) for ref in found)

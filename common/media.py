@@ -66,7 +66,7 @@ class FolderMediaStore:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
-        return self.root / digest[:2] / digest
+        return Path(self._name(digest))
 
     def __contains__(self, digest: str) -> bool:
         return self.path(digest).exists()
@@ -94,11 +94,18 @@ class FolderMediaStore:
     def mapped(self, digest: str) -> mmap.mmap | memoryview | bytes:
         """The bytes, read-only and not copied: a file never changes. Raises MediaError as `get` does."""
         try:
-            with self.path(digest).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+            file = os.open(self._name(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise MediaError(f"media {digest[:12]}… is not in {self.root}") from None
+        try:
+            size = os.fstat(file).st_size
+            return mmap.mmap(file, size, access=mmap.ACCESS_READ) if size else b""
+        finally:
+            os.close(file)
+
+    def _name(self, digest: str) -> str:
+        """The path, without the time that pathlib takes."""
+        return f"{self.root}/{digest[:2]}/{digest}"
 
     def num_bytes(self) -> int:
         return sum(file.stat().st_size for file in self.root.glob("??/*"))

@@ -31,6 +31,7 @@ class _Item:
     kind: int
     body: bytes
     durable: asyncio.Future[None]
+    then: Callable[[], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,10 @@ class Committer:
         self._pending_bytes = 0
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._last: asyncio.Future[None] | None = None
+        self._waiting = deque[tuple[int, asyncio.Future[None]]]()
         self._closing = asyncio.Event()
         self.waiting_for = ""
-        self._next = log.next_sequence
+        self._next = self._num_durable = log.next_sequence
         self.num_bytes = log.num_bytes
         self.error: ReplayError | None = None
 
@@ -80,27 +81,20 @@ class Committer:
         if self.error is not None:
             raise self.error
         durable = asyncio.get_running_loop().create_future()
-        durable.add_done_callback(_heard)
-        if then is not None:
-            durable.add_done_callback(lambda _: then())
-        waited = asyncio.shield(durable)
-        waited.add_done_callback(_heard)
-        self._pending.append(_Item(kind, body, durable))
+        self._pending.append(_Item(kind, body, durable, then))
         self._pending_bytes += len(body)
         self.num_bytes += ALIGN + len(body)
         if self._pending_bytes >= self._durability.group_bytes:
             self._full.set()
         self._start()
         self._next += 1
-        self._last = durable
-        return self._next - 1, waited
+        return self._next - 1, durable
 
     def put_mark(self) -> asyncio.Future[Position]:
         """The end of the log after everything put so far, where a segment ends. Raises ReplayError after a failure."""
         if self.error is not None:
             raise self.error
         reached: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
-        reached.add_done_callback(_heard)
         self._pending.append(_Mark(reached))
         self._start()
         return reached
@@ -111,8 +105,10 @@ class Committer:
 
     async def flush(self) -> None:
         """Wait until everything put so far is durable. Raises ReplayError after a failure."""
-        if self._last is not None:
-            await asyncio.shield(self._last)
+        if self._num_durable < self._next and self.error is None:
+            reached = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._next, reached))
+            await reached
         if self.error is not None:
             raise self.error
 
@@ -158,7 +154,9 @@ class Committer:
                 if self.error is not None:
                     lost, self._pending = [*batch, *self._pending], []
                     for item in lost:
-                        _fail(item, self.error)
+                        _end(item, self.error)
+                    while self._waiting:
+                        _fail(self._waiting.popleft()[1], self.error)
 
     async def _write_some(self, batch: deque[_Item | _Mark]) -> None:
         """Write from the front of `batch` what there is room for; whoever waits for that is told, and no other."""
@@ -166,9 +164,12 @@ class Committer:
         marks, full = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, batch)
         for item in items[: len(items) - len(batch)]:
             if isinstance(item, _Mark):
-                item.reached.set_result(marks.pop(0))
+                _reach(item.reached, marks.pop(0))
             else:
-                item.durable.set_result(None)
+                self._num_durable += 1
+                _end(item)
+        while self._waiting and self._waiting[0][0] <= self._num_durable:
+            _reach(self._waiting.popleft()[1], None)
         if full is not None:
             if self._closing.is_set():
                 raise full
@@ -215,13 +216,23 @@ def _records(items: Iterable[_Item | _Mark], most: int) -> list[tuple[int, bytes
     return found
 
 
-def _fail(item: _Item | _Mark, error: ReplayError) -> None:
+def _end(item: _Item | _Mark, error: ReplayError | None = None) -> None:
+    """Tell whoever waits, if anybody still does, that a record is durable, or why it never will be."""
     future: asyncio.Future[Any] = item.reached if isinstance(item, _Mark) else item.durable
+    if error is None:
+        _reach(future, None)
+    else:
+        _fail(future, error)
+    if isinstance(item, _Item) and item.then is not None:
+        item.then()
+
+
+def _reach(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: ReplayError) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _heard(future: asyncio.Future[Any]) -> None:
-    """Mark a failure as seen: records that nobody waits for report it through `Committer.error`."""
-    if not future.cancelled():
-        future.exception()
+        future.exception()  # seen: a record that nobody waits for reports it through `Committer.error`

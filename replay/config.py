@@ -13,11 +13,12 @@ class Durability:
 
     mode: "always", one fdatasync a record; "group", one for all records that arrive while the last one runs and in the
     `group_ms` after it; "os", none: UNSAFE, a power cut loses acknowledged records (a killed process loses none).
-    group_ms: milliseconds a group waits for company. group_bytes: a group of this size waits no longer.
+    group_ms: milliseconds that a group waits for company besides; more syncs less and answers later. group_bytes: a
+    group of this size waits no longer.
     """
 
     mode: Literal["always", "group", "os"] = "group"
-    group_ms: float = 1.0
+    group_ms: float = 0.0
     group_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:

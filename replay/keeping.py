@@ -72,8 +72,7 @@ class Keeping:
         while self._pending:
             batch, self._pending = self._pending[:AT_ONCE], self._pending[AT_ONCE:]
             with _answering(batch), ExitStack() as pins:
-                for asked in batch:
-                    pins.enter_context(self._media.pinned(asked.rollout.keys.media))
+                pins.enter_context(self._media.pinned(ref for asked in batch for ref in asked.rollout.keys.media))
                 found, digests = await asyncio.to_thread(self._append, batch)
                 task = asyncio.get_running_loop().create_task(self._sync(batch, found, digests, pins.pop_all()))
                 self._syncing.add(task)

@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from common.cuts import Cut, cut_out
@@ -38,6 +38,17 @@ from replay.recipes import made, pack_recipe, unpack_recipe
 
 NUM_REMEMBERED = 1 << 16
 """Digests known to be durable, so that a picture that many rollouts show is not looked for again."""
+
+
+class _Pin(AbstractContextManager[None]):
+    def __init__(self, media: DurableMedia, digests: Set[str]) -> None:
+        self._media, self._digests = media, digests
+
+    def __enter__(self) -> None:
+        self._media._pin(self._digests)
+
+    def __exit__(self, *_: object) -> None:
+        self._media._unpin(self._digests)
 
 
 class DurableMedia:
@@ -83,22 +94,24 @@ class DurableMedia:
         self._number = max((pack.number for pack in self.store.packs), default=-1) + 1
         self.store = PackedMedia(self.folder)
 
-    @contextmanager
-    def pinned(self, refs: Iterable[MediaRef]) -> Iterator[None]:
+    def pinned(self, refs: Iterable[MediaRef]) -> AbstractContextManager[None]:
         """Until the end of this, these pictures are not removed: a rollout that shows them is being kept."""
-        digests = {ref.digest for ref in refs}
+        return _Pin(self, {ref.digest for ref in refs})
+
+    def _pin(self, digests: Set[str]) -> None:
         with self._pinning:
-            self._pinned.update(digests)
+            for digest in digests:
+                self._pinned[digest] += 1
             if self._asked is not None:
                 self._asked |= digests
-        try:
-            yield
-        finally:
-            with self._pinning:
-                self._pinned.subtract(digests)
-                for digest in digests:
-                    if not self._pinned[digest]:
-                        del self._pinned[digest]
+
+    def _unpin(self, digests: Set[str]) -> None:
+        with self._pinning:
+            for digest in digests:
+                if self._pinned[digest] == 1:
+                    del self._pinned[digest]
+                else:
+                    self._pinned[digest] -= 1
 
     def remove(self, unneeded: Callable[[], set[str]]) -> tuple[set[str], set[str]]:
         """Remove the pictures that no rollout of the log refers to; `unneeded` says which. What is pinned meanwhile

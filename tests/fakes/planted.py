@@ -31,9 +31,10 @@ class DroppingDisk(FatalDisk):
         self._changing = threading.RLock()
 
     def create(self, path: Path) -> int:
-        file = super().create(path)
-        self._synced[file] = 0
-        return file
+        with self._changing:
+            file = super().create(path)
+            self._synced[file] = 0
+            return file
 
     def write(self, file: int, buffers: Sequence[Bytes]) -> int:
         with self._changing:
@@ -42,11 +43,13 @@ class DroppingDisk(FatalDisk):
     def sync(self, file: int) -> None:
         size = os.fstat(file).st_size
         super().sync(file)
-        self._synced[file] = size
+        with self._changing:
+            self._synced[file] = size
 
     def close(self, file: int) -> None:
-        self._synced.pop(file, None)
-        super().close(file)
+        with self._changing:
+            self._synced.pop(file, None)
+            super().close(file)
 
     def die(self) -> NoReturn:
         self._changing.acquire()
