@@ -16,7 +16,7 @@ from cluster.benchmarks.replay import measure_all
 from cluster.benchmarks.replay_draws import DrawSizes
 from cluster.benchmarks.replay_log import LogSizes
 from cluster.benchmarks.replay_peers import PeerSizes, Remote
-from cluster.benchmarks.replay_rows import SIBLINGS, Rows, group_name, pixels_of_group
+from cluster.benchmarks.replay_rows import CLIP, SIBLINGS, STILL, Rows, Shown, group_name, pixels_of_group
 from cluster.progress import Silent
 from common.cuts import cut_out
 from common.media import FolderMediaStore, put_view
@@ -33,7 +33,7 @@ async def test_every_figure_is_made_and_a_peer_without_an_environment_is_named(
         1,
         log=LogSizes(rows=64, group=8, groups=2, draw=8, draws=2, open_bytes=1 << 20, open_rounds=1),
         draws=DrawSizes(live=(1024, 1280, 1536), stored=64, draws=2, entries=200, dimension=16, queries=4),
-        peers=PeerSizes(plain_groups=4, pixel_groups=4),
+        peers=PeerSizes(plain_groups=4, pixel_groups=4, clip_groups=4),
         remotes=(NOBODY,),
     )
     assert [figure.name for figure in figures] == [
@@ -72,17 +72,18 @@ def test_only_the_suite_itself_is_one() -> None:
     assert [name for name in suites() if name.startswith("replay")] == ["replay"]
 
 
-def test_a_row_is_a_rollout_of_its_own(tmp_path: Path) -> None:
-    rows = Rows(pictures=True)
-    view, crops = pixels_of_group(np.random.default_rng(0))
+@pytest.mark.parametrize("shown", [STILL, CLIP])
+def test_a_row_is_a_rollout_of_its_own(tmp_path: Path, shown: Shown) -> None:
+    rows = Rows(shown=shown)
+    views, crops = pixels_of_group(np.random.default_rng(0), shown)
     store = FolderMediaStore(tmp_path)
-    refs = (put_view(store, view), put_view(store, crops[3]))
+    refs = (*(put_view(store, view) for view in views), put_view(store, crops[3]))
     (rollout,) = decode_rollouts(rows.body(83, refs))
     assert (rollout.rollout_id, rollout.group_id, rollout.sequence) == ("r000000000083", group_name(10), 83)
     assert [image for turn in rollout.turns for image in turn.images] == list(refs)
     [cut] = {cut.target.digest: cut for cut in rollout_columns(rows.body(83, refs))[0].cuts(0)}.values()
-    assert (cut.target, cut.source) == (refs[1], refs[0])
-    assert cut_out(cut, store.get(refs[0].digest)) == store.get(refs[1].digest)
+    assert (cut.target, cut.source) == (refs[-1], refs[0])
+    assert cut_out(cut, store.get(refs[0].digest)) == store.get(refs[-1].digest)
     assert rollout_keys(rows.body(83)) == [rows.keys(83)]
     scores = {rows.keys(number).score for number in range(SIBLINGS)}
     assert len(scores) == SIBLINGS, "a group that agrees would not be drawn"
@@ -91,10 +92,10 @@ def test_a_row_is_a_rollout_of_its_own(tmp_path: Path) -> None:
 
 def test_a_peer_says_how_many_rows_came_back(tmp_path: Path) -> None:
     np.save(tmp_path / "rollouts.npy", np.zeros((16, 5), np.uint8))
-    np.save(tmp_path / "views.npy", np.zeros((2, 4, 4, 3), np.uint8))
-    np.save(tmp_path / "crops.npy", np.arange(8 * 12, dtype=np.uint8).reshape(8, 2, 2, 3))
-    assert len(replay_peer.rows_of(tmp_path, pixels=False)) == 16
-    shown = replay_peer.rows_of(tmp_path, pixels=True)
+    np.save(tmp_path / "views-still.npy", np.zeros((2, 1, 4, 4, 3), np.uint8))
+    np.save(tmp_path / "crops-still.npy", np.arange(8 * 12, dtype=np.uint8).reshape(8, 2, 2, 3))
+    assert len(replay_peer.rows_of(tmp_path, "")) == 16
+    shown = replay_peer.rows_of(tmp_path, "still")
     assert [sorted(row) for row in shown] == [["crop", "rollout", "view"]] * 8
     assert shown[3]["crop"][0, 0, 0] == 36
 
@@ -102,7 +103,7 @@ def test_a_peer_says_how_many_rows_came_back(tmp_path: Path) -> None:
         def round(self, rows: list[dict[str, np.ndarray]], batch: int) -> int:
             return len(rows) + batch
 
-    orders = io.StringIO(json.dumps({"rows": 6, "pixels": True, "batch": 2}) + "\n")
+    orders = io.StringIO(json.dumps({"rows": 6, "shown": "still", "batch": 2}) + "\n")
     answers = io.StringIO()
     replay_peer.serve(Mirror(), tmp_path, orders, answers)
     assert json.loads(answers.getvalue())["rows"] == 8

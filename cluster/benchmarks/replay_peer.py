@@ -1,9 +1,10 @@
 """A replay of somebody else, driven over lines of JSON, in its own environment: `replay_peer.py NAME ARRAYS SCRATCH`.
 
 Imports nothing of this project. The folder ARRAYS holds rollouts.npy, shape (rows, bytes), and for rows with pictures
-views.npy, (groups, height, width, 3), and crops.npy, (rows, height, width, 3), all uint8. A line {"rows": 64,
-"pixels": false, "batch": 32} on the standard input asks for one round: so many rows are put singly, as rollouts end,
-then got back in batches. The answer is {"seconds": …, "rows": …}. The first line out is {"ready": "name and version"}.
+views-still.npy and views-clip.npy, (groups, views, height, width, 3), and crops-still.npy and crops-clip.npy, (rows,
+height, width, 3), all uint8. A line {"rows": 64, "shown": "still", "batch": 32} on the standard input asks for one
+round: so many rows are put singly, as rollouts end, then got back in batches ("shown": "" for rows without pictures).
+The answer is {"seconds": …, "rows": …}. The first line out is {"ready": "name and version"}.
 """
 
 from __future__ import annotations
@@ -152,21 +153,23 @@ PEERS: dict[str, tuple[Callable[[Path], Peer], str]] = {
 }
 
 
-def rows_of(folder: Path, *, pixels: bool) -> list[dict[str, np.ndarray]]:
+def rows_of(folder: Path, shown: str) -> list[dict[str, np.ndarray]]:
     rollouts = np.load(folder / "rollouts.npy")
-    if not pixels:
+    if not shown:
         return [{"rollout": rollout} for rollout in rollouts]
-    views, crops = np.load(folder / "views.npy"), np.load(folder / "crops.npy")
+    views, crops = np.load(folder / f"views-{shown}.npy"), np.load(folder / f"crops-{shown}.npy")
     siblings = len(crops) // len(views)
     return [{"rollout": rollouts[i], "view": views[i // siblings], "crop": crops[i]} for i in range(len(crops))]
 
 
 def serve(peer: Peer, arrays: Path, orders: IO[str], answers: IO[str]) -> None:
     """Do rounds until there are no more orders."""
-    rows = {pixels: rows_of(arrays, pixels=pixels) for pixels in (False, True)}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for line in orders:
         order = json.loads(line)
-        wanted = rows[order["pixels"]][: order["rows"]]
+        shown = order["shown"]
+        rows[shown] = rows.get(shown) or rows_of(arrays, shown)
+        wanted = rows[shown][: order["rows"]]
         began = time.perf_counter()
         came = peer.round(wanted, order["batch"])
         print(json.dumps({"seconds": time.perf_counter() - began, "rows": came}), file=answers, flush=True)

@@ -1,9 +1,10 @@
 """Rollouts through this replay and through others', side by side: every row is put and got back once.
 
-Rows come singly, as rollouts end, IN_FLIGHT of them at a time. With pictures, a row is a rollout with the view that its
-siblings share and a crop of its own: a part of that view, or resampled, so that no pixel of it is in the view. Before
-the clock starts, pictures are where the tools of a run leave them: ours lie in the node's store, others' are arrays in
-the memory of the process that puts them, and they keep a copy a row. What each survives is said beside its name.
+Rows come singly, as rollouts end, IN_FLIGHT of them at a time. With pictures, a row is a rollout with what its siblings
+share, a view or the frames of a clip, and a crop of its own: a part of the view or of the first frame, or resampled, so
+that no pixel of it is there. Before the clock starts, pictures are where the tools of a run leave them: ours lie in the
+node's store, others' are arrays in the memory of the process that puts them, and they keep a copy a row. What each
+survives is said beside its name.
 
 Peers with packages of their own run in the environments that `scripts/setup peers` makes, each as one process that is
 told when to do a round (cluster/benchmarks/replay_peer.py); one without an environment is left out, with a line.
@@ -25,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias
+from typing import IO, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 
 from cluster.benchmarks import replay_putter
 from cluster.benchmarks.harness import Figure, compared, interleaved
-from cluster.benchmarks.replay_rows import PHASE, SIBLINGS, Rows, group_name, pixels_of_group
+from cluster.benchmarks.replay_rows import CLIP, PHASE, SIBLINGS, STILL, Rows, group_name, pixels_of_group
 from common.media import FolderMediaStore, content_digest, pixels_of
 from common.types import MediaRef
 from replay.buffer import ReplayBuffer
@@ -46,18 +47,22 @@ GROUPS = IN_FLIGHT // SIBLINGS
 PIXELS_VS_TRANSFERQUEUE = 10.0
 ROOT = Path(__file__).parents[2]
 
-Kind: TypeAlias = Literal["rows", "pixels", "resampled", "stored"]
-"""Rollouts alone; with crops that are a part of the view; with crops that are not; and "pixels" with the time that a
-process takes to put the pictures in the store.
+Kind: TypeAlias = Literal["rows", "pixels", "resampled", "stored", "clips"]
+"""Rollouts alone; with crops that are a part of the view; with crops that are not; "pixels" with the time that a
+process takes to put the pictures in the store; and with the frames of a clip instead of a view.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSizes:
-    """Groups in a round of rows without pictures and in one with."""
+    """Groups in a round of rows without pictures, in one with a view, and in one with clips."""
 
     plain_groups: int = 32
     pixel_groups: int = 16
+    clip_groups: int = 8
+
+    def groups(self, kind: Kind) -> int:
+        return {"rows": self.plain_groups, "clips": self.clip_groups}.get(kind, self.pixel_groups)
 
 
 class Peer(Protocol):
@@ -114,11 +119,11 @@ async def _beside(
 ) -> list[Figure]:
     short = peer.name.split()[0].replace("dm-", "").replace("-", "_").lower()
     promised = short == "transferqueue"
-    kinds: tuple[Kind, ...] = ("rows", "pixels", "resampled", "stored") if promised else ("rows", "pixels")
+    kinds: tuple[Kind, ...] = get_args(Kind) if promised else ("rows", "pixels")
     figures = []
     for kind in kinds:
-        groups = sizes.plain_groups if kind == "rows" else sizes.pixel_groups
-        wanted = _rows_of(arrays, groups, pixels=kind != "rows")
+        groups = sizes.groups(kind)
+        wanted = _rows_of(arrays, groups, _shown(kind))
 
         async def theirs(wanted: list[dict[str, NDArray[np.uint8]]] = wanted) -> float:
             return len(wanted) / await asyncio.to_thread(peer.round, wanted)
@@ -136,21 +141,35 @@ async def _beside(
 
 
 def _arrays(rows: Rows, sizes: PeerSizes) -> dict[str, NDArray[np.uint8]]:
-    """What every peer puts: rollouts (rows, bytes), views (groups, side, side, 3), crops (rows, side, side, 3)."""
+    """What every peer puts: rollouts, shape (rows, bytes); of stills and of clips, views (groups, views, side, side, 3)
+    and crops (rows, side, side, 3).
+    """
     random = np.random.default_rng(0)
-    pictures = [pixels_of_group(random) for _ in range(sizes.pixel_groups)]
     bodies = [np.frombuffer(body, np.uint8) for body in rows.bodies(0, SIBLINGS * sizes.plain_groups)]
-    return {
-        "rollouts": np.stack(bodies),
-        "views": np.stack([view for view, _ in pictures]),
-        "crops": np.concatenate([crops for _, crops in pictures]),
-    }
+    arrays = {"rollouts": np.stack(bodies)}
+    for name, shown, groups in (("still", STILL, sizes.pixel_groups), ("clip", CLIP, sizes.clip_groups)):
+        pictures = [pixels_of_group(random, shown) for _ in range(groups)]
+        arrays[f"views-{name}"] = np.stack([views for views, _ in pictures])
+        arrays[f"crops-{name}"] = np.concatenate([crops for _, crops in pictures])
+    return arrays
 
 
-def _rows_of(arrays: dict[str, NDArray[np.uint8]], groups: int, *, pixels: bool) -> list[dict[str, NDArray[np.uint8]]]:
+def _shown(kind: Kind) -> str:
+    """Which pictures its rows show; "" for none."""
+    return {"rows": "", "clips": "clip"}.get(kind, "still")
+
+
+def _shown_in(rows: Sequence[dict[str, NDArray[np.uint8]]]) -> str:
+    views = rows[0].get("view")
+    if views is None:
+        return ""
+    return "clip" if len(views) > 1 else "still"
+
+
+def _rows_of(arrays: dict[str, NDArray[np.uint8]], groups: int, shown: str) -> list[dict[str, NDArray[np.uint8]]]:
     rows = [{"rollout": arrays["rollouts"][i]} for i in range(groups * SIBLINGS)]
-    for i, row in enumerate(rows if pixels else ()):
-        row |= {"view": arrays["views"][i // SIBLINGS], "crop": arrays["crops"][i]}
+    for i, row in enumerate(rows if shown else ()):
+        row |= {"view": arrays[f"views-{shown}"][i // SIBLINGS], "crop": arrays[f"crops-{shown}"][i]}
     return rows
 
 
@@ -160,8 +179,8 @@ class _Ours:
     """
 
     def __init__(self, buffer: ReplayBuffer, live: FolderMediaStore, rows: Rows, putter: Process) -> None:
-        self._buffer, self._live, self._rows, self._shown = buffer, live, rows, Rows(pictures=True)
-        self._putter = putter
+        self._buffer, self._live, self._putter = buffer, live, putter
+        self._rows = {"": rows, "still": Rows(shown=STILL), "clip": Rows(shown=CLIP)}
         self._group = self._step = 0
 
     @classmethod
@@ -176,9 +195,9 @@ class _Ours:
         """Seconds to put the rollouts of so many groups, and to draw all of them with their pictures mapped."""
         acted = [await self._acted(self._group + i, kind) for i in range(groups)]
         self._group += groups
-        if kind in ("pixels", "resampled"):
+        if kind not in ("rows", "stored"):
             self._order({"put": groups})
-            for _ in range(groups * (1 + SIBLINGS)):
+            for _ in range(sum(len(group.refs) for group in acted)):
                 await self._said()
         began = time.perf_counter()
         await self._put(acted, stored=kind != "stored")
@@ -201,16 +220,17 @@ class _Ours:
 
     async def _acted(self, number: int, kind: Kind) -> _Group:
         """What the siblings of a group have done, encoded as their actors send it."""
-        numbers = range(number * SIBLINGS, (number + 1) * SIBLINGS)
-        if kind == "rows":
-            return _Group(name=group_name(number), bodies=[self._rows.body(i) for i in numbers])
-        seed, resampled = [1, number], kind == "resampled"
-        self._order({"seed": seed, "resampled": resampled})
-        view, crops = pixels_of_group(np.random.default_rng(seed), resampled=resampled)
-        refs = [_ref(view), *map(_ref, crops)]
-        bodies = [self._shown.body(i, (refs[0], crop)) for i, crop in zip(numbers, refs[1:], strict=True)]
+        numbers, shown = range(number * SIBLINGS, (number + 1) * SIBLINGS), _shown(kind)
+        rows = self._rows[shown]
+        if not shown:
+            return _Group(name=group_name(number), bodies=[rows.body(i) for i in numbers])
+        seed, clip, resampled = [1, number], shown == "clip", kind == "resampled"
+        self._order({"seed": seed, "clip": clip, "resampled": resampled})
+        pixels = pixels_of_group(np.random.default_rng(seed), CLIP if clip else STILL, resampled=resampled)
+        views, crops = (tuple(map(_ref, pictures)) for pictures in pixels)
+        bodies = [rows.body(i, (*views, crop)) for i, crop in zip(numbers, crops, strict=True)]
         assert await self._said() == "made"
-        return _Group(name=group_name(number), bodies=bodies, refs=refs)
+        return _Group(name=group_name(number), bodies=bodies, views=views, crops=crops)
 
     async def _put(self, groups: Sequence[_Group], *, stored: bool) -> None:
         """Every rollout, IN_FLIGHT at a time. stored: their pictures lie in the store; else each waits for its own."""
@@ -227,7 +247,7 @@ class _Ours:
         async with asyncio.TaskGroup() as adding:
             for group in groups:
                 await self._buffer.admit(group.name)
-                if not stored:
+                for _ in () if stored else group.views:
                     await self._said()
                 for body in group.bodies:
                     await free.acquire()
@@ -246,11 +266,16 @@ class _Ours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """Rollouts of siblings, and the pictures that they show: the view and a crop each, or none."""
+    """Rollouts of siblings, and the pictures that they show: the views and a crop each, or none."""
 
     name: str
     bodies: list[bytes]
-    refs: Sequence[MediaRef] = ()
+    views: tuple[MediaRef, ...] = ()
+    crops: tuple[MediaRef, ...] = ()
+
+    @property
+    def refs(self) -> tuple[MediaRef, ...]:
+        return (*self.views, *self.crops)
 
 
 def _ref(pixels: NDArray[np.uint8]) -> MediaRef:
@@ -341,7 +366,7 @@ class _Child:
 
     def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
         assert self._process.stdin is not None
-        order = {"rows": len(rows), "pixels": "view" in rows[0], "batch": IN_FLIGHT}
+        order = {"rows": len(rows), "shown": _shown_in(rows), "batch": IN_FLIGHT}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = self._answer()

@@ -39,6 +39,28 @@ def _name(what: str, number: int) -> str:
     return f"{what}{number:012d}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a group shows: `num_views` pictures as the model sees them, `side` pixels high and wide, of its question;
+    and a crop for each sibling, `crop_side` pixels, of the first of them. step: from one sibling's crop to the next,
+    in x, y.
+    """
+
+    num_views: int
+    side: int
+    crop_side: int
+    step: tuple[int, int]
+
+    def box_of(self, sibling: int) -> Box:
+        """Where a sibling looks closer."""
+        x0, y0 = (sibling * step for step in self.step)
+        return (x0, y0, x0 + self.crop_side, y0 + self.crop_side)
+
+
+STILL = Shown(num_views=1, side=672, crop_side=336, step=(24, 40))
+CLIP = Shown(num_views=16, side=448, crop_side=224, step=(16, 24))
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A rollout as its actor sends it, and what the replay reads of it."""
@@ -50,12 +72,12 @@ class Row:
 class Rows:
     """An endless supply of rollouts, in groups of SIBLINGS whose scores differ. seed: of their tokens.
 
-    pictures: whether they refer to a view and a crop each.
+    shown: the pictures that they refer to.
     """
 
-    def __init__(self, seed: int = 0, *, pictures: bool = False) -> None:
+    def __init__(self, seed: int = 0, *, shown: Shown | None = None) -> None:
         random = np.random.default_rng(seed)
-        self._bodies = [encode_rollouts([_rollout(sibling, random, pictures)]) for sibling in range(SIBLINGS)]
+        self._bodies = [encode_rollouts([_rollout(sibling, random, shown)]) for sibling in range(SIBLINGS)]
         self._keys = [rollout_keys(body)[0] for body in self._bodies]
         self._media = [[ref.digest.encode() for ref in keys.media] for keys in self._keys]
 
@@ -70,7 +92,7 @@ class Rows:
         return replace(self._keys[sibling], rollout_id=_name("r", number), group_id=_name("g", group), sequence=number)
 
     def body(self, number: int, media: tuple[MediaRef, ...] = ()) -> bytes:
-        """The bytes of rollout `number`. media: a view and a crop for it to show."""
+        """The bytes of rollout `number`. media: the views and the crop that it shows."""
         group, sibling = divmod(number, SIBLINGS)
         body = self._bodies[sibling].replace(_name("r", sibling).encode(), _name("r", number).encode())
         body = body.replace(_name("g", 0).encode(), _name("g", group).encode())
@@ -91,34 +113,25 @@ def group_name(group: int) -> str:
     return _name("g", group)
 
 
-VIEW_SIDE, CROP_SIDE = 672, 336
-"""Pixels: of the question's picture as the model sees it, which all siblings share, and of what each zoomed into."""
-
-
-def box_of(sibling: int) -> Box:
-    """Where a sibling looks closer."""
-    x0, y0 = 24 * sibling, 40 * sibling
-    return (x0, y0, x0 + CROP_SIDE, y0 + CROP_SIDE)
-
-
 def pixels_of_group(
-    random: np.random.Generator, *, resampled: bool = False
+    random: np.random.Generator, shown: Shown = STILL, *, resampled: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(a view, shape (side, side, 3); a crop of it for each sibling, shape (SIBLINGS, side, side, 3)). Noise, so that
-    nothing can be compressed. resampled: crops are other noise, as if no pixel of the view were left in them.
+    """(views, shape (num_views, side, side, 3); a crop of the first for each sibling, shape (SIBLINGS, crop_side,
+    crop_side, 3)). Noise, so that nothing can be compressed. resampled: crops are other noise, as if no pixel of the
+    view were left in them.
     """
-    view = random.integers(0, 256, (VIEW_SIDE, VIEW_SIDE, 3), dtype=np.uint8)
+    views = random.integers(0, 256, (shown.num_views, shown.side, shown.side, 3), dtype=np.uint8)
     if resampled:
-        return view, random.integers(0, 256, (SIBLINGS, CROP_SIDE, CROP_SIDE, 3), dtype=np.uint8)
-    boxes = [box_of(sibling) for sibling in range(SIBLINGS)]
-    return view, np.stack([view[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
+        return views, random.integers(0, 256, (SIBLINGS, shown.crop_side, shown.crop_side, 3), dtype=np.uint8)
+    boxes = [shown.box_of(sibling) for sibling in range(SIBLINGS)]
+    return views, np.stack([views[0, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes])
 
 
 def _number(sibling: int) -> bytes:
     return (_NUMBER + sibling).to_bytes(8, "little")
 
 
-def _rollout(sibling: int, random: np.random.Generator, pictures: bool) -> Rollout:
+def _rollout(sibling: int, random: np.random.Generator, shown: Shown | None) -> Rollout:
     def ids(count: int) -> tuple[int, ...]:
         return tuple(map(int, random.integers(0, 150_000, count)))
 
@@ -127,12 +140,16 @@ def _rollout(sibling: int, random: np.random.Generator, pictures: bool) -> Rollo
         span = VersionSpan(start=0, stop=count, version=0)
         return Turn(role="assistant", token_ids=ids(count), logprobs=logprobs, versions=(span,))
 
-    view, crop = _view(f"{0:064x}", VIEW_SIDE), _view(f"{sibling + 1:064x}", CROP_SIDE)
+    views, crops, calls = tuple[MediaRef, ...](), tuple[MediaRef, ...](), tuple[ExecutedCall, ...]()
+    if shown is not None:
+        views = tuple(_view(f"{number:064x}", shown.side) for number in range(shown.num_views))
+        crops = (_view(f"{shown.num_views + sibling:064x}", shown.crop_side),)
+        calls = (_zoomed(views[0], crops[0], shown.box_of(sibling)),)
     half = NUM_SAMPLED // 2
     turns = (
-        Turn(role="user", token_ids=ids(NUM_TOKENS // 2), images=(view,) if pictures else ()),
+        Turn(role="user", token_ids=ids(NUM_TOKENS // 2), images=views),
         sampled(half),
-        Turn(role="tool", token_ids=ids(NUM_TOKENS // 2 - NUM_SAMPLED), images=(crop,) if pictures else ()),
+        Turn(role="tool", token_ids=ids(NUM_TOKENS // 2 - NUM_SAMPLED), images=crops),
         sampled(half),
     )
     score = sibling / SIBLINGS
@@ -145,9 +162,9 @@ def _rollout(sibling: int, random: np.random.Generator, pictures: bool) -> Rollo
         group_size=SIBLINGS,
         phase=PHASE,
         family="bench",
-        query=Query(query_id="bench", question="What is the code on the plate?", images=(view,) if pictures else ()),
+        query=Query(query_id="bench", question="What is the code on the plate?", images=views),
         turns=turns,
-        calls=(_zoomed(view, crop, sibling),) if pictures else (),
+        calls=calls,
         answer="493",
         stop_reason="answer",
         facts=Facts(score=score, parsed=True, valid=True, num_calls=1, num_errors=0, num_repeats=0),
@@ -155,10 +172,10 @@ def _rollout(sibling: int, random: np.random.Generator, pictures: bool) -> Rollo
     )
 
 
-def _zoomed(view: MediaRef, crop: MediaRef, sibling: int) -> ExecutedCall:
-    call = ToolCall(name="ZOOM", arguments={"image": "image_1", "box": list(box_of(sibling))})
+def _zoomed(view: MediaRef, crop: MediaRef, box: Box) -> ExecutedCall:
+    call = ToolCall(name="ZOOM", arguments={"image": "image_1", "box": list(box)})
     seen = Observation(text='{"image":"image_2"}', view=crop)
-    return ExecutedCall(call=call, observation=seen, source=view.digest, footprint=box_of(sibling))
+    return ExecutedCall(call=call, observation=seen, source=view.digest, footprint=box)
 
 
 def _view(digest: str, side: int) -> MediaRef:
