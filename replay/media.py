@@ -120,7 +120,7 @@ class DurableMedia:
         with self._appending:
             if self._file >= 0 and not self._broken:
                 self._end()
-            ended = PackedMedia(self.folder)
+            ended = self.store.as_it_is()
             with self._pinning:
                 self._asked = set(self._pinned)
         found = set[str]()
@@ -141,7 +141,7 @@ class DurableMedia:
                     self._disk.sync_folder(path.parent)
         finally:
             with self._appending:
-                self.store = PackedMedia(self.folder)
+                self.store.refresh()
                 self._going = frozenset()
         return going, found - going
 
@@ -280,9 +280,7 @@ class DurableMedia:
             raise ReplayError(f"{self.folder}: media cannot be kept since {self._broken}")
         if digest in self._entries:
             return True
-        return digest not in self._going and (
-            any(pack.find(digest) for pack in self.store.packs) or self._single(digest)
-        )
+        return digest not in self._going and (self.store.find(digest) is not None or self._single(digest))
 
     def _single(self, digest: str) -> bool:
         """Whether an earlier version left it as a file of its own; its content is durable, its name may not be."""
@@ -364,7 +362,7 @@ class DurableMedia:
         self._write_index(self._number, self._size, self._entries)
         self._number += 1
         self._entries = {}
-        self.store = PackedMedia(self.folder)
+        self.store.refresh()
 
     def _close_ended(self) -> None:
         """Under the lock of syncs, so that no other thread is syncing one of them."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from common.cuts import Cut
 from common.errors import MediaError
+from replay.catalog import Catalog
 from replay.disk import Disk, write_aside, write_whole
 from replay.frames import ALIGN, Bytes
 from replay.recipes import made, unpack_recipe
@@ -142,16 +144,16 @@ class Pack:
         if self._rows is None:
             return self._walked.get(digest)
         wanted = bytes.fromhex(digest)
-        low, high = 0, len(self._rows)
-        while low < high:
-            middle = (low + high) // 2
-            if self._digest(middle) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(self._rows) or self._digest(low) != wanted:
+        row = bisect_left(range(len(self._rows)), wanted, key=self._digest)
+        if row == len(self._rows) or self._digest(row) != wanted:
             return None
-        return self._place(self._rows[low])
+        return self._place(self._rows[row])
+
+    def prefixes(self) -> NDArray[np.uint64]:
+        """The first 8 bytes of every digest in the index as a number, ascending."""
+        assert self._rows is not None
+        rows = np.frombuffer(self._raw, np.uint8).reshape(len(self._rows), _ROW.itemsize)
+        return np.ascontiguousarray(rows[:, :8]).view(">u8").ravel().astype(np.uint64)
 
     def read(self, digest: str, place: Place) -> memoryview:
         """The body where it lies, checked. Raises MediaError when it is damaged."""
@@ -216,7 +218,7 @@ def leave_out_of(store: PackedMedia, digests: Set[str], disk: Disk) -> None:
     written as it is first, and what goes too is left out before them (it came with them or later): a kill in between
     leaves a picture more, never one that cannot be made.
     """
-    packs = tuple(store.packs)  # a picture that is looked for in vain makes the store take notice of new ones
+    packs = store.packs  # a picture that is looked for in vain makes the store take notice of new ones
     for pack in packs:
         left = [cut.target.digest for cut in pack.recipes() if cut.source.digest in digests]
         instead = dict(_readable(store, set(left) - digests))
@@ -233,6 +235,24 @@ def _readable(store: PackedMedia, digests: Set[str]) -> Iterator[tuple[str, byte
             yield digest, store.get(digest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The packs at one moment, by number, ascending. files: size and inode of each. walked: those without an index."""
+
+    packs: dict[int, Pack]
+    files: dict[int, tuple[int, int]]
+    walked: frozenset[int]
+    catalog: Catalog
+
+    def find(self, digest: str) -> tuple[Pack, Place] | None:
+        """The newest pack that holds it, and where."""
+        for number in sorted(self.catalog.find(digest) | self.walked, reverse=True):
+            place = self.packs[number].find(digest)
+            if place is not None:
+                return self.packs[number], place
+        return None
+
+
 class PackedMedia:
     """Reads the pictures that a run's replay keeps, by digest; changes nothing. One may look while another writes.
 
@@ -241,8 +261,19 @@ class PackedMedia:
 
     def __init__(self, folder: Path) -> None:
         self.root = Path(folder)
-        self.packs: list[Pack] = []
-        self._refresh()
+        self._seen = _Seen({}, {}, frozenset(), Catalog())
+        self.refresh()
+
+    @property
+    def packs(self) -> tuple[Pack, ...]:
+        """In the order in which they were begun."""
+        return tuple(self._seen.packs.values())
+
+    def as_it_is(self) -> PackedMedia:
+        """What was noticed so far, whatever this one takes notice of later."""
+        other = PackedMedia.__new__(PackedMedia)
+        other.root, other._seen = self.root, self._seen
+        return other
 
     def __contains__(self, digest: str) -> bool:
         return self._find(digest) is not None or self._single(digest).is_file()
@@ -263,9 +294,13 @@ class PackedMedia:
         except FileNotFoundError:
             raise MediaError(f"media {digest[:12]}… is not in {self.root}") from None
 
+    def find(self, digest: str) -> tuple[Pack, Place] | None:
+        """The newest of the packs noticed so far that holds it, and where."""
+        return self._seen.find(digest)
+
     def holds_pixels(self, digest: str) -> bool:
-        """Whether the picture is here as it is, so that others may be cut from it."""
-        found = self._find(digest)
+        """Whether the picture is here as it is, in what was noticed so far, so that others may be cut from it."""
+        found = self.find(digest)
         return self._single(digest).is_file() if found is None else found[1].form == PICTURE
 
     def digests(self) -> Iterator[str]:
@@ -274,7 +309,7 @@ class PackedMedia:
 
     def sizes(self) -> Iterator[tuple[str, int]]:
         """Digest and bytes of everything that is here, as `digests`."""
-        self._refresh()
+        self.refresh()
         for pack in self.packs:
             yield from ((digest, place.length) for digest, place in pack.entries().items())
         yield from ((file.name, file.stat().st_size) for file in self.root.glob("??/[!.]*"))
@@ -290,27 +325,32 @@ class PackedMedia:
         return sum(file.stat().st_size for file in files)
 
     def _find(self, digest: str) -> tuple[Pack, Place] | None:
-        for fresh in (False, True):
-            if fresh and not self._refresh():
-                break
-            for pack in reversed(self.packs):
-                place = pack.find(digest)
-                if place is not None:
-                    return pack, place
-        return None
+        found = self.find(digest)
+        return self.find(digest) if found is None and self.refresh() else found
 
     def _single(self, digest: str) -> Path:
         return self.root / digest[:2] / digest
 
-    def _refresh(self) -> bool:
-        """Take notice of packs that came, grew or went since. Returns whether there were any."""
-        known = {pack.path: pack for pack in self.packs}
-        sizes = {path: path.stat().st_size for path in sorted(self.root.glob("[0-9]*.pack"))}
-        same = {path for path, size in sizes.items() if path in known and len(known[path].data) == size}
-        changed = same != set(sizes) or set(known) != set(sizes)
-        if changed:
-            self.packs = [known[path] if path in same else Pack(path) for path in sizes]
-        return changed
+    def refresh(self) -> bool:
+        """Take notice of packs that came, grew, got an index, were rewritten or went since. Returns whether any did."""
+        seen, files, packs = self._seen, dict[int, tuple[int, int]](), dict[int, Pack]()
+        for path in sorted(self.root.glob("[0-9]*.pack")):
+            number, status = int(path.stem), path.stat()
+            files[number] = status.st_size, status.st_ino
+            same = files[number] == seen.files.get(number)
+            if same and (number not in seen.walked or not path.with_suffix(".index").exists()):
+                packs[number] = seen.packs[number]
+            else:
+                packs[number] = Pack(path)
+        if packs == seen.packs:
+            return False
+        indexed = {number: pack for number, pack in packs.items() if pack.has_index}
+        known = {number for number in seen.packs if number not in seen.walked}
+        kept = all(seen.packs[number] is indexed.get(number) for number in known)
+        new = {number: pack.prefixes() for number, pack in indexed.items() if not kept or number not in known}
+        catalog = (seen.catalog if kept else Catalog()).with_packs(new)
+        self._seen = _Seen(packs, files, frozenset(packs.keys() - indexed.keys()), catalog)
+        return True
 
 
 def _created(data: Bytes, path: Path) -> int:
