@@ -75,6 +75,17 @@ async def a_step(buffer: ReplayBuffer, step: int, live: FolderMediaStore | None 
     await buffer.advance(step + 1, step + 1)
 
 
+async def a_run(folder: Path) -> ReplayConfig:
+    """Twelve steps, and closed."""
+    config = ReplayConfig(folder=folder, **SMALL)
+    buffer = open_replay(config)
+    await a_phase(buffer)
+    for step in range(12):
+        await a_step(buffer, step)
+    await buffer.close()
+    return config
+
+
 def folded(folder: Path) -> State:
     log = Log(folder / "log")
     state = fold(log)
@@ -202,12 +213,7 @@ async def test_damage_stays_as_it_lies_with_every_picture_and_the_rest_is_pruned
 
 
 async def test_who_reads_a_log_while_it_is_pruned_reads_all_of_it(tmp_path: Path) -> None:
-    config = ReplayConfig(folder=tmp_path, **SMALL)
-    buffer = open_replay(config)
-    await a_phase(buffer)
-    for step in range(12):
-        await a_step(buffer, step)
-    await buffer.close()
+    config = await a_run(tmp_path)
     log = read_log(tmp_path / "log")
     entries = log.entries()
     first = [next(entries) for _ in range(8)]
@@ -223,12 +229,7 @@ async def test_who_reads_a_log_while_it_is_pruned_reads_all_of_it(tmp_path: Path
 async def test_a_log_that_is_pruned_between_two_looks_at_it_is_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ReplayConfig(folder=tmp_path, **SMALL)
-    buffer = open_replay(config)
-    await a_phase(buffer)
-    for step in range(12):
-        await a_step(buffer, step)
-    await buffer.close()
+    await a_run(tmp_path)
     before = read_log(tmp_path / "log")
 
     def pruned_since(folder: Path) -> Contents:
