@@ -40,13 +40,15 @@ class ForkServer:
 
     def start(self, target: str, *, output: Path, **arguments: Any) -> Child:
         """Run `target` in a new process. output: the file for what it prints."""
-        return Child(self, self._ask(start=target, output=str(output), arguments=arguments), output)
+        pid = self._ask(start=target, output=str(output), arguments=arguments)
+        self._ended.pop(pid, None)  # numbers are used again, of processes that nobody asked about too
+        return Child(self, pid, output)
 
     def status(self, pid: int) -> int | None:
-        """The exit status of a child, −9 for one that was killed; None while it runs."""
+        """The exit status of a child, −9 for one that was killed; None while it runs. Told once."""
         if pid not in self._ended:
             self._ended |= dict(self._ask(ended=True))
-        return self._ended.get(pid)
+        return self._ended.pop(pid, None)
 
     def _ask(self, **request: Any) -> Any:
         assert self._server.stdin is not None and self._server.stdout is not None
@@ -60,11 +62,14 @@ class Child:
         self._server = server
         self.pid = pid
         self.output = output
+        self._status: int | None = None
 
     @property
     def status(self) -> int | None:
         """Its exit status, −9 when it was killed; None while it runs."""
-        return self._server.status(self.pid)
+        if self._status is None:
+            self._status = self._server.status(self.pid)
+        return self._status
 
     def kill(self) -> None:
         """As kill -9 does."""
