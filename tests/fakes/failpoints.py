@@ -110,8 +110,12 @@ class FatalDisk(Disk):
     def die(self) -> NoReturn:
         file = os.open(self._noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(file, f"{self._failpoint}\n".encode())
+        self.drop()
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("a killed process went on")
+
+    def drop(self) -> None:
+        """Lose what is lost with the process: nothing."""
 
 
 class _Call:

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from fakes.failpoints import Failpoint, FatalDisk
 
@@ -51,11 +50,11 @@ class DroppingDisk(FatalDisk):
             self._synced.pop(file, None)
             super().close(file)
 
-    def die(self) -> NoReturn:
+    def drop(self) -> None:
+        """A thread that reads what goes through a map is ended by SIGBUS, and the process with it."""
         self._changing.acquire()
         for file, size in self._synced.items():
             os.ftruncate(file, size)
-        super().die()
 
 
 class HastyLog(Log):
