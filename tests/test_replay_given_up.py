@@ -86,7 +86,7 @@ def whole(folder: Path) -> bool:
 
 
 async def test_a_picture_stays_while_the_record_that_needs_it_waits_to_be_written(tmp_path: Path) -> None:
-    desk = a_desk(tmp_path, group_ms=300.0)
+    desk = a_desk(tmp_path, group_ms=1500.0)
     await a_phase(desk.buffer)
     await desk.buffer.admit("g0")
     shown = desk.picture(1)
