@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -261,6 +262,7 @@ class PackedMedia:
 
     def __init__(self, folder: Path) -> None:
         self.root = Path(folder)
+        self._noticing = threading.Lock()
         self._seen = _Seen({}, {}, frozenset(), Catalog())
         self.refresh()
 
@@ -272,7 +274,7 @@ class PackedMedia:
     def as_it_is(self) -> PackedMedia:
         """What was noticed so far, whatever this one takes notice of later."""
         other = PackedMedia.__new__(PackedMedia)
-        other.root, other._seen = self.root, self._seen
+        other.root, other._seen, other._noticing = self.root, self._seen, threading.Lock()
         return other
 
     def __contains__(self, digest: str) -> bool:
@@ -332,7 +334,13 @@ class PackedMedia:
         return self.root / digest[:2] / digest
 
     def refresh(self) -> bool:
-        """Take notice of packs that came, grew, got an index, were rewritten or went since. Returns whether any did."""
+        """Take notice of packs that came, grew, got an index, were rewritten or went since. Returns whether any did. Of
+        two threads, the one that looks last has the last word.
+        """
+        with self._noticing:
+            return self._notice()
+
+    def _notice(self) -> bool:
         seen, files, packs = self._seen, dict[int, tuple[int, int]](), dict[int, Pack]()
         for path in sorted(self.root.glob("[0-9]*.pack")):
             number, status = int(path.stem), path.stat()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from common.media import FolderMediaStore, content_digest
 from common.types import MediaRef
 from replay.catalog import Catalog
 from replay.media import DurableMedia
-from replay.packs import Pack, PackedMedia
+from replay.packs import Pack, PackedMedia, pack_header
 
 PREFIXES = st.sampled_from([0, 1, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
 
@@ -119,3 +121,29 @@ def test_a_reader_notices_packs_that_were_rewritten_to_the_same_size(
     assert [pack.has_index for pack in reader.packs] == [True] * len(reader.packs)
     for ref in (refs[0], refs[16], others[8], others[15]):
         assert content_digest(reader.get(ref.digest)) == ref.digest
+
+
+def test_whoever_looks_last_has_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media, refs = kept(tmp_path, 2)
+    media.close()
+    reader, begun, go = PackedMedia(tmp_path / "media"), threading.Event(), threading.Event()
+    gone, new = (tmp_path / "media" / f"0000000{number}.pack" for number in (0, 7))
+    new.write_bytes(pack_header(7, 0))
+
+    class Slow(Pack):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            begun.set()
+            go.wait()
+
+    monkeypatch.setattr("replay.packs.Pack", Slow)
+    with ThreadPoolExecutor(2) as pool:
+        early = pool.submit(reader.refresh)
+        begun.wait()
+        gone.unlink()
+        new.unlink()
+        late = pool.submit(reader.refresh)
+        wait([late], timeout=0.05)
+        go.set()
+        assert early.result() and late.result()
+    assert reader.find(refs[0].digest) is None and reader.find(refs[-1].digest) is not None
