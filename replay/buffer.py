@@ -66,8 +66,8 @@ class ReplayBuffer:
         self._media = media
         self._handing_out = HandingOut(log, media)
         self._inspecting = Inspecting()
-        self._index = None if index is None else Remembering(index)
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
+        self._index = None if index is None else Remembering(index, durable=self._committer.flush)
         self._keeping = None if media is None else Keeping(media, wait_for_room=self._wait_for_room)
         pruner = pruner or Pruner(config.folder, log, config.retention, media=media)
         self._upkeep = Upkeep(config, log, self._committer, pruner, reading=lambda: self._handing_out.reading)

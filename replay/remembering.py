@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -24,10 +24,15 @@ _R = TypeVar("_R")
 
 
 class Remembering:
-    """A neighbour index behind an event loop: calls take turns, in the order in which they came, in one thread."""
+    """A neighbour index behind an event loop: calls take turns, in the order in which they came, in one thread.
 
-    def __init__(self, index: NeighbourIndex) -> None:
+    durable: waits until the records of everything that was followed are; the index is not written before, or a loss of
+    power could leave it with experiences that the log does not hold.
+    """
+
+    def __init__(self, index: NeighbourIndex, *, durable: Callable[[], Awaitable[None]]) -> None:
         self._index = index
+        self._durable = durable
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replay-index")
         self._task: asyncio.Task[None] | None = None
         self._merging: Merge | None = None
@@ -109,6 +114,7 @@ class Remembering:
         index = self._index
         try:
             frozen = await self._call(index.freeze)
+            await self._durable()
             await asyncio.to_thread(index.keep, frozen)
             if self._closed:
                 return
@@ -118,7 +124,9 @@ class Remembering:
             await asyncio.to_thread(self._merging.wait)
             part, main = await asyncio.to_thread(index.merged)
             await self._call(index.adopt, frozen, part, main)
-            await asyncio.to_thread(index.keep, await self._call(index.freeze))
+            merged = await self._call(index.freeze)
+            await self._durable()
+            await asyncio.to_thread(index.keep, merged)
             index.merge_error = ""
         except (ReplayError, OSError) as error:
             index.merge_error = "" if self._closed else str(error)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,6 +51,10 @@ def check(index: NeighbourIndex, stop: int = 20) -> None:
     for query in QUERIES:
         assert index.search(query, 7) == exact_nearest(VECTORS[rows], rows, query, 7)
     assert len(index) == len(rows)
+
+
+async def at_once() -> None:
+    """Everything is durable."""
 
 
 def with_a_main_part(folder: Path) -> NeighbourIndex:
@@ -161,7 +166,7 @@ def test_a_merge_does_not_outlive_the_process_that_started_it(tmp_path: Path) ->
 
 async def test_searches_and_experiences_go_on_beside_a_merge(tmp_path: Path) -> None:
     """Nobody waits for it, what came meanwhile is found after it, and it is on the disk."""
-    memory = Remembering(filled(tmp_path, 7))
+    memory = Remembering(filled(tmp_path, 7), durable=at_once)
     for i in range(7, 64):
         await memory.follow(an_experience(VECTORS[i], query_id=f"q{i % 15 if i < 20 else i}"), i)
         await asyncio.sleep(0.02)
@@ -190,7 +195,7 @@ class FullDisk(Disk):
 
 async def test_a_merge_that_fails_is_said_to_and_is_tried_again(tmp_path: Path) -> None:
     disk = FullDisk()
-    memory = Remembering(filled(tmp_path, 7, disk=disk))
+    memory = Remembering(filled(tmp_path, 7, disk=disk), durable=at_once)
     disk.full = True
     for i in range(7, 20):
         await memory.follow(an_experience(VECTORS[i], query_id=f"q{i % 15}"), i)
@@ -297,4 +302,43 @@ async def test_a_replay_finds_the_same_after_merges_erasures_and_a_lost_index(tm
     assert (await buffer.stats()).num_experiences == 14
     left = await buffer.nearest(QUERIES[0], 30)  # record 1 again, which the erased record 19 had taken the place of
     assert sorted(n.sequence for n in left) == [1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18]
+    await buffer.close()
+
+
+class SlowLog(Disk):
+    """What lies in a folder called log is synced when `go` is set."""
+
+    def __init__(self) -> None:
+        self.go, self._logs = threading.Event(), set[int]()
+
+    def create(self, path: Path) -> int:
+        file = super().create(path)
+        if path.parent.name == "log":
+            self._logs.add(file)
+        return file
+
+    def sync(self, file: int) -> None:
+        if file in self._logs:
+            self.go.wait()
+        super().sync(file)
+
+
+async def test_an_index_is_not_written_before_the_log_that_it_follows(tmp_path: Path) -> None:
+    disk = SlowLog()
+    disk.go.set()
+    config = ReplayConfig(folder=tmp_path, index=replace(CONFIG, merge_entries=2))
+    buffer = open_replay(config, disk=disk)
+    await buffer.begin("rft", groups_per_step=1, max_policy_lag=1, votes=False)
+    disk.go.clear()
+    fields: dict[str, Any] = {"family": "f", "chain": (), "answer": "1", "confidence": 1.0}
+    asked = [asyncio.ensure_future(buffer.remember(VECTORS[i], query_id=f"q{i}", **fields)) for i in range(4)]
+    while (await buffer.stats()).num_experiences < 4:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.3)
+    assert not list((tmp_path / "index").glob("*")) and not any(task.done() for task in asked)
+    disk.go.set()
+    await asyncio.gather(*asked)
+    assert buffer._index is not None
+    await buffer._index.merged()
+    assert (tmp_path / "index" / "manifest.json").exists()
     await buffer.close()
