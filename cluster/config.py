@@ -25,7 +25,7 @@ from cluster.runtime import RuntimeConfig
 from cluster.strict import convert, key_paths, unknown_key
 from common.errors import ConfigError
 from learner.config import LearnerConfig
-from replay.config import Durability
+from replay.config import MAX_INSPECTORS, Durability
 
 GROUPS = ("model", "hardware", "experiment")
 SHORT = {"data.reader": "evaluation.reader"}
@@ -52,7 +52,8 @@ class RunConfig:
 
     name: of the run and its folder. seed: the root of every random stream. folder: where runs lie. num_actors:
     processes that act, an engine each. num_ranks: of the learner. num_neighbours: past experiences asked for when a
-    vote is taken.
+    vote is taken. inspectors: processes that look at rollouts and their pictures when the replay gets them; 0: its own
+    process does, which is slower with many actors.
     """
 
     name: str
@@ -61,6 +62,7 @@ class RunConfig:
     num_actors: int = 1
     num_ranks: int = 1
     num_neighbours: int = 6
+    inspectors: int = 1
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -82,6 +84,8 @@ class RunConfig:
         for field_name in ("num_actors", "num_ranks"):
             if getattr(self, field_name) < 1:
                 raise ValueError(f"{field_name} must be at least 1, got {getattr(self, field_name)}")
+        if not 0 <= self.inspectors <= MAX_INSPECTORS:
+            raise ValueError(f"inspectors must be in [0, {MAX_INSPECTORS}], got {self.inspectors}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.model.dialect.name != "hermes" and self.view.kind != "native":
@@ -126,9 +130,11 @@ def as_values(config: RunConfig) -> dict[str, Any]:
 
 
 def digest(config: RunConfig) -> str:
-    """What the run computes, in 16 hexadecimal digits: the same for another name, folder or machine."""
+    """What the run computes, in 16 hexadecimal digits: the same for another name, folder or machine, and whoever looks
+    at its rollouts.
+    """
     values = as_values(config)
-    for key in ("name", "folder", "runtime"):
+    for key in ("name", "folder", "runtime", "inspectors"):
         del values[key]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -125,6 +125,7 @@ async def build_replay(config: RunConfig, site: Site) -> ReplayBuffer:
         durability=config.durability,
         drawing=Drawing(selector="in_order" if config.phases.deterministic else "fifo", seed=config.seed),
         drop_zero_variance=config.phases.drop_zero_variance,
+        inspectors=config.inspectors,
         index=IndexConfig(encoder=encoder.digest, dimension=encoder.dimension),
     )
     return open_replay(settings)

@@ -69,7 +69,7 @@ class FolderMediaStore:
         return Path(self._name(digest))
 
     def __contains__(self, digest: str) -> bool:
-        return self.path(digest).exists()
+        return os.access(self._name(digest), os.F_OK)
 
     def put(self, data: bytes | memoryview, *, kind: str, width: int, height: int) -> MediaRef:
         """Keep `data`; the same bytes are kept once."""
@@ -102,6 +102,14 @@ class FolderMediaStore:
             return mmap.mmap(file, size, access=mmap.ACCESS_READ) if size else b""
         finally:
             os.close(file)
+
+    def stamp(self, digest: str) -> tuple[int, int] | None:
+        """Which file it is: inode, and nanoseconds since 1970 when it became that. None when it is not here."""
+        try:
+            status = self.path(digest).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_ctime_ns
 
     def _name(self, digest: str) -> str:
         """The path, without the time that pathlib takes."""

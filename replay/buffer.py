@@ -24,6 +24,7 @@ from replay.config import ReplayConfig
 from replay.disk import refusal
 from replay.handing_out import HandingOut
 from replay.inspecting import Inspected, Inspecting
+from replay.inspector import Inspector
 from replay.keeping import Keeping
 from replay.limiter import Limiter
 from replay.log import Log
@@ -65,7 +66,7 @@ class ReplayBuffer:
         self._state = state
         self._media = media
         self._handing_out = HandingOut(log, media)
-        self._inspecting = Inspecting()
+        self._inspecting = Inspecting([Inspector(config.live_media) for _ in range(config.inspectors)])
         self._committer = Committer(log, config.durability, on_failure=self._on_failure)
         self._index = None if index is None else Remembering(index, durable=self._committer.flush)
         self._keeping = None if media is None else Keeping(media, wait_for_room=self._wait_for_room)
@@ -89,6 +90,7 @@ class ReplayBuffer:
         Beginning the phase that is under way is a restored learner's `rewind` to `step`. Raises ConfigError for
         settings that would deadlock, or that differ from those the phase began with.
         """
+        self._inspecting.start()
         drawing = self._config.drawing
         Limiter(groups_per_step=groups_per_step, max_policy_lag=max_policy_lag, drawing=drawing)
         begin = Begin(
@@ -333,6 +335,7 @@ class ReplayBuffer:
                 stack.push_async_callback(asyncio.to_thread, self._media.close)
             stack.push_async_callback(self._upkeep.close)
             stack.push_async_callback(self._handing_out.close)
+            stack.push_async_callback(self._inspecting.close)
             await self._committer.close()
             if self._index is not None:
                 await self._save(self._index)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+MAX_INSPECTORS = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durability:
@@ -122,7 +124,8 @@ class ReplayConfig:
     snapshot is taken after so many bytes of log, and at a clean stop. pack_bytes: of a file of media. keep_draws: how
     many draws can be taken back or asked for again; older ones are forgotten, and a learner cannot be restored to
     before them. retention: what opening prunes. drop_zero_variance: spend groups whose answers all scored the same
-    instead of learning from them (their advantages are zero unless another signal tells them apart).
+    instead of learning from them (their advantages are zero unless another signal tells them apart). inspectors:
+    processes that look at what comes (replay/inspector); 0: the replay's own does, which is slower with many actors.
     """
 
     folder: Path
@@ -137,6 +140,7 @@ class ReplayConfig:
     retention: Retention = field(default_factory=Retention)
     drop_zero_variance: bool = True
     index: IndexConfig | None = None
+    inspectors: int = 0
 
     def __post_init__(self) -> None:
         for name in ("segment_bytes", "snapshot_bytes", "pack_bytes"):
@@ -144,5 +148,7 @@ class ReplayConfig:
                 raise ValueError(f"{name} must be at least 4096, got {getattr(self, name)}")
         if self.segment_age_s < 0:
             raise ValueError(f"segment_age_s must be at least 0, got {self.segment_age_s}")
+        if not 0 <= self.inspectors <= MAX_INSPECTORS:
+            raise ValueError(f"inspectors must be in [0, {MAX_INSPECTORS}], got {self.inspectors}")
         if self.keep_draws < 1:
             raise ValueError(f"keep_draws must be at least 1, got {self.keep_draws}: a draw could not be repeated")

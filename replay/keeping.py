@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from common.errors import ContractError, DiskFull, ReplayError
 from replay.inspecting import Inspected
-from replay.media import DurableMedia
+from replay.media import DurableMedia, Wanted
 
 AT_ONCE = 16
 """Rollouts whose pictures are appended before a sync may begin: the next are appended meanwhile."""
@@ -89,7 +89,8 @@ class Keeping:
                     asked.kept.set_result(kept)
 
     def _append(self, batch: Sequence[_Asked]) -> tuple[list[_Kept], tuple[str, ...]]:
-        return self._media.append_all([(asked.rollout.keys.media, asked.rollout.cuts()) for asked in batch])
+        rollouts = [asked.rollout for asked in batch]
+        return self._media.append_all([Wanted(one.keys.media, one.cuts, one.proven) for one in rollouts])
 
 
 @contextmanager

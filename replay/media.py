@@ -14,11 +14,12 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
-from common.cuts import Cut, cut_out
+from common.cuts import Cut
 from common.errors import ContractError, DiskFull, MediaError, ReplayError
-from common.media import FolderMediaStore, content_digest
+from common.media import FolderMediaStore
 from common.types import MediaRef
 from replay.disk import Disk, SyncFailed, begin_file, refusal, write_all, write_whole
 from replay.frames import ALIGN, Bytes
@@ -34,10 +35,20 @@ from replay.packs import (
     pack_header,
     read_entry,
 )
+from replay.proving import Prover
 from replay.recipes import made, pack_recipe, unpack_recipe
 
 NUM_REMEMBERED = 1 << 16
 """Digests known to be durable, so that a picture that many rollouts show is not looked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Pictures to keep. cuts: which of them may be parts of others. proven: as in Inspected (replay/inspecting)."""
+
+    refs: tuple[MediaRef, ...]
+    cuts: tuple[Cut, ...] = ()
+    proven: Set[str] | None = None
 
 
 class _Pin(AbstractContextManager[None]):
@@ -157,23 +168,21 @@ class DurableMedia:
         Raises ContractError when the live store does not hold a picture or holds other bytes under its name,
         ReplayError when the disk refuses (DiskFull where room is all that it lacks); nothing of the picture is kept.
         """
-        [kept], digests = self.append_all([(tuple(refs), cuts)])
+        [kept], digests = self.append_all([Wanted(tuple(refs), tuple(cuts))])
         self.sync(digests)
         if not isinstance(kept, int):
             raise kept
         return kept
 
-    def append_all(
-        self, wanted: Iterable[tuple[Sequence[MediaRef], Sequence[Cut]]]
-    ) -> tuple[list[int | ContractError | DiskFull], tuple[str, ...]]:
+    def append_all(self, wanted: Iterable[Wanted]) -> tuple[list[int | ContractError | DiskFull], tuple[str, ...]]:
         """The first half of `keep` for many: what each returned, or why it was refused, and the digests that `sync`
         must make durable before anybody is told. Raises ReplayError as `keep`, where it is the end for all.
         """
-        kept, durable, sources = list[int | ContractError | DiskFull](), dict[str, None](), dict[str, Bytes]()
-        for refs, cuts in wanted:
-            missing = [ref for ref in refs if ref.digest not in self._kept]
+        kept, durable, prover = list[int | ContractError | DiskFull](), dict[str, None](), Prover(self._live)
+        for one in wanted:
+            missing = [ref for ref in one.refs if ref.digest not in self._kept]
             try:
-                kept.append(self._append_all(missing, cuts, sources))
+                kept.append(self._append_all(missing, one, prover))
                 durable |= dict.fromkeys(ref.digest for ref in missing)
             except (ContractError, DiskFull) as error:
                 kept.append(error)
@@ -189,14 +198,14 @@ class DurableMedia:
             while len(self._kept) > NUM_REMEMBERED:
                 self._kept.popitem(last=False)
 
-    def _append_all(self, refs: Sequence[MediaRef], cuts: Sequence[Cut], sources: dict[str, Bytes]) -> int:
-        """What may be cut from others comes after them. sources: bytes that cuts were looked for in."""
+    def _append_all(self, refs: Sequence[MediaRef], wanted: Wanted, prover: Prover) -> int:
+        """What may be cut from others comes after them."""
         ways: dict[str, list[Cut]] = {ref.digest: [] for ref in refs}
-        for cut in cuts:
+        for cut in wanted.cuts:
             if cut.target.digest in ways:
                 ways[cut.target.digest].append(cut)
         order = sorted(ways, key=lambda digest: bool(ways[digest]))
-        return sum(self._append(digest, ways[digest], sources) for digest in order)
+        return sum(self._append(digest, ways[digest], wanted.proven, prover) for digest in order)
 
     def restore(self, refs: Iterable[MediaRef]) -> None:
         """Put back into the live store what it no longer holds. Raises MediaError when it is not here either."""
@@ -234,46 +243,46 @@ class DurableMedia:
                 self._disk.close(self._file)
                 self._file = -1
 
-    def _append(self, digest: str, cuts: Sequence[Cut], sources: dict[str, Bytes]) -> int:
+    def _append(self, digest: str, cuts: Sequence[Cut], proven: Set[str] | None, prover: Prover) -> int:
         """Append one picture unless it is here. Returns its bytes."""
         with self._appending:
             if self._is_here(digest):
                 return 0
-        cut = next((cut for cut in cuts if self._is_cut(cut, sources)), None)
-        body, form = (self._fetch(digest), PICTURE) if cut is None else (pack_recipe(cut), RECIPE)
+            cuts = [cut for cut in cuts if self._holds_pixels(cut.source.digest)]
+            if proven is not None and cuts:
+                return self._write(digest, pack_recipe(cuts[0]), RECIPE)
+        cut = next((cut for cut in cuts if prover.is_cut(cut)), None) if proven is None else None
+        whole = prover.picture(digest, proven=proven is not None and digest in proven) if cut is None else None
         with self._appending:
             if self._is_here(digest):
                 return 0
-            if self._file >= 0 and self._size + ALIGN + len(body) > self._pack_bytes:
-                self._end()
-            if self._file < 0:
-                self._begin()
-            place = Place(self._size + ALIGN, len(body), form)
-            try:
-                write_all(self._disk, self._file, entry(digest, body, form))
-            except OSError as error:
-                self._cut_back(error)
-                raise refusal(self.folder, "a write failed; nothing of it is kept", error) from error
-            self._entries[digest] = place
-            self._size = place.end
+            if cut is not None:
+                return self._write(digest, pack_recipe(cut), RECIPE)
+            assert whole is not None
+            return self._write(digest, whole, PICTURE)
+
+    def _write(self, digest: str, body: Bytes, form: int) -> int:
+        """At the end of the pack, under the lock. Returns its bytes."""
+        if self._file >= 0 and self._size + ALIGN + len(body) > self._pack_bytes:
+            self._end()
+        if self._file < 0:
+            self._begin()
+        place = Place(self._size + ALIGN, len(body), form)
+        try:
+            write_all(self._disk, self._file, entry(digest, body, form))
+        except OSError as error:
+            self._cut_back(error)
+            raise refusal(self.folder, "a write failed; nothing of it is kept", error) from error
+        self._entries[digest] = place
+        self._size = place.end
         return len(body)
 
-    def _is_cut(self, cut: Cut, sources: dict[str, Bytes]) -> bool:
-        """Whether the picture is what `cut` says, and what it is cut from is kept here as it is."""
-        source = cut.source.digest
-        with self._appending:
-            place = self._entries.get(source)
-            if place is None and source in self._going:
-                return False
-            if not self.store.holds_pixels(source) if place is None else place.form != PICTURE:
-                return False
-        try:
-            if source not in sources:
-                sources[source] = memoryview(self._live.mapped(source))
-            data = cut_out(cut, sources[source])
-        except MediaError:  # the live store forgets; pixels are kept then
-            return False
-        return data is not None and content_digest(data) == cut.target.digest
+    def _holds_pixels(self, digest: str) -> bool:
+        """Whether it is kept as it is, so that others may be cut from it."""
+        place = self._entries.get(digest)
+        if place is not None:
+            return place.form == PICTURE
+        return digest not in self._going and self.store.holds_pixels(digest)
 
     def _is_here(self, digest: str) -> bool:
         if self._broken:
@@ -297,15 +306,6 @@ class DurableMedia:
 
     def _single_path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
-
-    def _fetch(self, digest: str) -> Bytes:
-        try:
-            data = memoryview(self._live.mapped(digest))
-        except MediaError as error:
-            raise ContractError(f"a rollout refers to media that this node does not hold: {error}") from error
-        if content_digest(data) != digest:
-            raise ContractError(f"the live store holds other bytes under {digest[:12]}…")
-        return data
 
     def _make_durable(self) -> None:
         """One sync for everything that was appended before it began."""

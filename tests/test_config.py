@@ -128,7 +128,7 @@ def test_an_unknown_choice_lists_those_there_are() -> None:
 
 def test_the_digest_follows_what_is_computed_and_nothing_else() -> None:
     config = load([])
-    assert digest(load(["name=other", "folder=/elsewhere", "runtime.num_cpus=3"])) == digest(config)
+    assert digest(load(["name=other", "folder=/elsewhere", "runtime.num_cpus=3", "inspectors=0"])) == digest(config)
     assert digest(load(["seed=1"])) != digest(config)
     assert digest(load(["learner.rft.reward.curiosity=0.1"])) != digest(config)
 

@@ -82,7 +82,7 @@ def test_one_pack_is_looked_into_for_what_is_here_and_none_for_what_is_not(
 
 
 def test_digests_of_the_same_prefix_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replay.media.content_digest", one_prefix)
+    monkeypatch.setattr("replay.proving.content_digest", one_prefix)
     monkeypatch.setattr("common.media.content_digest", one_prefix)
     media, refs = kept(tmp_path, 4)
     media.close()

@@ -185,7 +185,7 @@ class _Ours:
 
     @classmethod
     async def opened(cls, folder: Path, live: Path, rows: Rows) -> _Ours:
-        buffer = open_replay(ReplayConfig(folder=folder, live_media=live))
+        buffer = open_replay(ReplayConfig(folder=folder, live_media=live, inspectors=1))
         await buffer.begin(PHASE, groups_per_step=GROUPS, max_policy_lag=1 << 20, votes=False)
         command = (sys.executable, "-m", replay_putter.__name__, str(live))
         putter = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)

@@ -35,6 +35,7 @@ class Setting:
     snapshot_bytes: int
     keep_draws: int
     drop_zero_variance: bool
+    inspectors: int
 
     @classmethod
     def of(cls, number: int) -> Setting:
@@ -58,6 +59,7 @@ class Setting:
             snapshot_bytes=draw.choice((16, 48)) << 10,
             keep_draws=draw.choice((6, 12, 1024)),
             drop_zero_variance=draw.random() < 0.5,
+            inspectors=draw.choice((0, 1)),
         )
 
     def config(self, folder: Path) -> ReplayConfig:
@@ -73,6 +75,7 @@ class Setting:
             drawing=self.drawing,
             retention=Retention(keep_bytes=1 << 15 if self.theme == "retention" else 0),
             drop_zero_variance=self.drop_zero_variance,
+            inspectors=self.inspectors,
             index=IndexConfig(encoder="e1", dimension=DIMENSION) if self.theme in ("index", "erasure") else None,
         )
 
