@@ -18,7 +18,7 @@ from common.schema import rollout_columns
 
 INSPECTED_HERE = 1 << 18
 """Bytes of a rollout that is looked at on the event loop, in less time than a thread takes to be woken."""
-AT_ONCE = 8
+AT_ONCE = 16
 """Rollouts that a process looks at before it answers: of more, others wait longer for the first."""
 
 
