@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,9 +31,8 @@ class Catalog:
 
     def find(self, digest: str) -> set[int]:
         """The numbers of the packs that may hold it."""
-        wanted = np.uint64(int(digest[:PREFIX_DIGITS], 16))
-        start = int(np.searchsorted(self.prefixes, wanted))
-        stop = start
-        while stop < len(self.prefixes) and self.prefixes[stop] == wanted:
+        wanted, prefixes = int(digest[:PREFIX_DIGITS], 16), self.prefixes.data  # for one, NumPy's search takes longer
+        start = stop = bisect_left(prefixes, wanted)
+        while stop < len(prefixes) and prefixes[stop] == wanted:
             stop += 1
-        return set(self.numbers[start:stop].tolist())
+        return set(self.numbers[start:stop].tolist()) if start < stop else set()
