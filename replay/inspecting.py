@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,8 @@ INSPECTED_HERE = 1 << 18
 """Bytes of a rollout that is looked at on the event loop, in less time than a thread takes to be woken."""
 AT_ONCE = 16
 """Rollouts that a process looks at before it answers: of more, others wait longer for the first."""
+TRIES = 3
+"""Processes that may end over one rollout before it is taken for the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +142,18 @@ class Inspecting:
                     _answer([asked], [await self._alone(process, asked.body)])
 
     async def _alone(self, process: Looks, body: bytes) -> Inspected | ContractError:
-        """One of a batch that a process did not survive: if it was this one, it is refused."""
+        """One of a batch that a process did not survive. It may have been killed from outside, so this one is refused
+        when none survives it.
+        """
+        for _ in range(TRIES):
+            if self._closed:
+                break
+            with suppress(InspectorEnded):
+                [found] = await process.inspect([body])
+                return found
         if self._closed:
             raise Stopped("the replay is closed")
-        try:
-            [found] = await process.inspect([body])
-        except InspectorEnded:
-            if self._closed:
-                raise Stopped("the replay is closed") from None
-            return ContractError("not a rollout: the process that looked at it ended")
-        return found
+        return ContractError(f"not a rollout: {TRIES} processes ended while they looked at it")
 
 
 @dataclass(frozen=True, slots=True)
