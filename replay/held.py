@@ -18,7 +18,8 @@ from common.errors import LogDamaged
 from replay.disk import Disk, write_aside
 from replay.footer import offset_at
 from replay.frames import STAND_INS, TOMBSTONE, body_of, unpack_frame
-from replay.segments import Frame, Segment, frames_at, frames_of, map_file, offsets_of
+from replay.maps import map_file
+from replay.segments import Frame, Segment, frames_at, frames_of, offsets_of
 from replay.tombstones import rewritten
 
 NUM_MAPS = 16

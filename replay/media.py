@@ -357,7 +357,9 @@ class DurableMedia:
         """
         if self._sync:
             self._sync_file(self._file)
-        self._ended.append(self._file)
+            self._ended.append(self._file)  # a thread may be syncing it
+        else:
+            self._disk.close(self._file)
         self._file = -1
         self._write_index(self._number, self._size, self._entries)
         self._number += 1

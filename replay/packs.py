@@ -29,8 +29,8 @@ from common.errors import MediaError
 from replay.catalog import Catalog
 from replay.disk import Disk, write_aside, write_whole
 from replay.frames import ALIGN, Bytes
+from replay.maps import map_file
 from replay.recipes import made, unpack_recipe
-from replay.segments import map_file
 
 PACK_FORMAT = 2
 """Format 1 had no recipes; it is still read."""

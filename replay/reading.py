@@ -11,8 +11,9 @@ from pathlib import Path
 
 from common.errors import LogDamaged, RunFolderError
 from replay.frames import ALIGN, SEAL, STAND_INS, TOMBSTONE, Bytes, SegmentHeader, body_of, original_of, unpack_frame
+from replay.maps import map_file
 from replay.records import Kind
-from replay.segments import Loss, Segment, map_file, offsets_of, read_segments
+from replay.segments import Loss, Segment, offsets_of, read_segments
 
 KIND_NAMES: Mapping[int, str] = {int(kind): kind.name.lower() for kind in Kind} | {TOMBSTONE: "tombstone"}
 """What people call the frames that have a number of the log."""

@@ -6,7 +6,6 @@ Every other one is walked byte by byte.
 
 from __future__ import annotations
 
-import mmap
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from common.errors import LogDamaged
 from replay.footer import footer_offsets, read_footer
 from replay.frames import ALIGN, STAND_INS, TOMBSTONE, Bytes, Hole, Scan, SegmentHeader, body_of, scan, unpack_frame
+from replay.maps import map_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,14 +221,6 @@ def offsets_of(data: Bytes, segment: Segment) -> Sequence[int]:
 
 def segment_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*.segment"))
-
-
-def map_file(path: Path) -> memoryview:
-    """The file's bytes as a memory map that lives as long as any view of it."""
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _segment(path: Path, data: Bytes, header: SegmentHeader | None, first_sequence: int, found: Scan) -> Segment:

@@ -30,7 +30,7 @@ from replay.frames import (
     scan,
     unpack_frame,
 )
-from replay.segments import map_file
+from replay.maps import map_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,10 @@ from replay.folding import fold, follow
 from replay.footer import footer_offsets, read_footer
 from replay.frames import ALIGN, SegmentHeader, scan
 from replay.log import Log
+from replay.maps import map_file
 from replay.opening import open_replay
 from replay.seen import MAX_EPOCHS, MAX_GAPS, MAX_PRODUCERS, Producers, Seen
-from replay.segments import map_file, read_segments
+from replay.segments import read_segments
 from replay.state import FOLD_VERSION, State
 
 SMALL: dict[str, Any] = {"segment_bytes": 16 << 10, "snapshot_bytes": 40 << 10}

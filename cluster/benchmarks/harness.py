@@ -15,7 +15,7 @@ import pkgutil
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from cluster.benchmarks.machine import describe
 from common.errors import UserError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from cluster.config import RunConfig
     from cluster.progress import Progress
+
+T = TypeVar("T")
 
 NOT_SUITES = (
     *("faults", "harness", "hostile", "hota", "machine", "models", "recorded", "soak"),
@@ -139,14 +141,14 @@ def measure(names: Sequence[str], config: RunConfig, progress: Progress, *, roun
 
 
 async def interleaved(
-    ours: Callable[[], Awaitable[float]], peer: Callable[[], Awaitable[float]], *, rounds: int, warmups: int = 1
-) -> tuple[list[float], list[float]]:
+    ours: Callable[[], Awaitable[T]], peer: Callable[[], Awaitable[T]], *, rounds: int, warmups: int = 1
+) -> tuple[list[T], list[T]]:
     """`rounds` values of each, measured in turn; who goes first alternates. Warm-ups are thrown away."""
     for _ in range(warmups):
         await ours()
         await peer()
-    mine: list[float] = []
-    theirs: list[float] = []
+    mine: list[T] = []
+    theirs: list[T] = []
     for number in range(rounds):
         for subject, values in ((ours, mine), (peer, theirs)) if number % 2 == 0 else ((peer, theirs), (ours, mine)):
             values.append(await subject())
@@ -154,13 +156,13 @@ async def interleaved(
 
 
 async def in_turn(
-    ours: Callable[[], Awaitable[float]], peer: Callable[[], Awaitable[float]], *, rounds: int, warmups: int = 1
-) -> tuple[list[float], list[float], list[float]]:
+    ours: Callable[[], Awaitable[T]], peer: Callable[[], Awaitable[T]], *, rounds: int, warmups: int = 1
+) -> tuple[list[T], list[T], list[T]]:
     """As `interleaved`, and the peer once more in every round, so that it can be compared with itself."""
     for _ in range(warmups):
         await ours()
         await peer()
-    mine, theirs, again = list[float](), list[float](), list[float]()
+    mine, theirs, again = list[T](), list[T](), list[T]()
     for number in range(rounds):
         order = ((ours, mine), (peer, theirs), (peer, again))
         for subject, values in (order, (order[1], order[2], order[0]), (order[2], order[0], order[1]))[number % 3]:

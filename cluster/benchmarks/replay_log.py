@@ -25,9 +25,10 @@ from replay.commit import Committer
 from replay.config import Durability, ReplayConfig
 from replay.frames import scan
 from replay.log import Log
+from replay.maps import map_file
 from replay.opening import open_replay
 from replay.records import Admit, Begin, Kind, encode
-from replay.segments import Segment, map_file
+from replay.segments import Segment
 from replay.state import FOLD_VERSION, State
 
 APPEND, DURABLE, VERIFY, GATHER, OPEN_S = 0.65, 0.70, 0.5, 10.0, 2.0

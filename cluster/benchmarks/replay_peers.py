@@ -4,7 +4,7 @@ Rows come singly, as rollouts end, IN_FLIGHT of them at a time. With pictures, a
 share, a view or the frames of a clip, and a crop of its own: a part of the view or of the first frame, or resampled, so
 that no pixel of it is there. Before the clock starts, pictures are where the tools of a run leave them: ours lie in the
 node's store, others' are arrays in the memory of the process that puts them, and they keep a copy a row. What each
-survives is said beside its name.
+survives is said beside its name. "pixels_cpu" is "pixels" in the processor time of all processes that either takes.
 
 Peers with packages of their own run in the environments that `scripts/setup peers` makes, each as one process that is
 told when to do a round (cluster/benchmarks/replay_peer.py); one without an environment is left out, with a line.
@@ -22,18 +22,19 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
+import psutil
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.benchmarks import replay_putter
-from cluster.benchmarks.harness import Figure, compared, interleaved
+from cluster.benchmarks.harness import Figure, compared, in_turn, interleaved
 from cluster.benchmarks.replay_rows import CLIP, PHASE, SIBLINGS, STILL, Rows, group_name, pixels_of_group
 from common.media import FolderMediaStore, content_digest, pixels_of
 from common.types import MediaRef
@@ -65,13 +66,21 @@ class PeerSizes:
         return {"rows": self.plain_groups, "clips": self.clip_groups}.get(kind, self.pixel_groups)
 
 
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds of a round: of the clock, and of processors."""
+
+    wall_s: float
+    cpu_s: float
+
+
 class Peer(Protocol):
     """Somebody else's replay."""
 
     name: str
 
-    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
-        """Put every row and get it back. Returns the seconds it took."""
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> Took:
+        """Put every row and get it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,19 +134,51 @@ async def _beside(
         groups = sizes.groups(kind)
         wanted = _rows_of(arrays, groups, _shown(kind))
 
-        async def theirs(wanted: list[dict[str, NDArray[np.uint8]]] = wanted) -> float:
-            return len(wanted) / await asyncio.to_thread(peer.round, wanted)
+        async def theirs(wanted: list[dict[str, NDArray[np.uint8]]] = wanted) -> Took:
+            return await asyncio.to_thread(peer.round, wanted)
 
-        async def mine(groups: int = groups, kind: Kind = kind) -> float:
-            return groups * SIBLINGS / await ours.round(groups, kind)
+        async def mine(groups: int = groups, kind: Kind = kind) -> Took:
+            return await ours.round(groups, kind)
 
-        target = PIXELS_VS_TRANSFERQUEUE if kind == "pixels" and promised else None
-        measured = await interleaved(mine, theirs, rounds=rounds)
-        size = sum(value.nbytes for value in wanted[0].values()) / 1e6
+        size = f"{sum(value.nbytes for value in wanted[0].values()) / 1e6:.3g} MB"
+        if kind == "pixels" and promised:
+            took = await in_turn(mine, theirs, rounds=rounds)
+            figures += _both(f"{kind}{{}}_vs_{short}", took, len(wanted), size, peer.name)
+        else:
+            rates = (_rates(took, len(wanted)) for took in await interleaved(mine, theirs, rounds=rounds))
+            figures.append(compared(f"{kind}_vs_{short}", *rates, unit=f"rows/s of {size}", against=peer.name))
+    return figures
+
+
+def _both(
+    name: str, took: tuple[list[Took], list[Took], list[Took]], num_rows: int, size: str, against: str
+) -> list[Figure]:
+    """Rows in a second of the clock and in one of processors. took: ours, the peer, and the peer again."""
+    figures = []
+    for what, unit, cpu in (("", "rows/s", False), ("_cpu", "rows per CPU second", True)):
+        mine, theirs, again = (_rates(one, num_rows, cpu=cpu) for one in took)
         figures.append(
-            compared(f"{kind}_vs_{short}", *measured, unit=f"rows/s of {size:.3g} MB", against=peer.name, target=target)
+            compared(
+                name.format(what),
+                mine,
+                theirs,
+                unit=f"{unit} of {size}",
+                against=against,
+                target=PIXELS_VS_TRANSFERQUEUE,
+                again=again,
+            )
         )
     return figures
+
+
+def _rates(took: Sequence[Took], num_rows: int, *, cpu: bool = False) -> list[float]:
+    return [num_rows / (one.cpu_s if cpu else one.wall_s) for one in took]
+
+
+def _cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """Processor seconds that the threads of these have taken so far, as Linux counts them, to the microsecond."""
+    files = (file for process in processes for file in Path(f"/proc/{process.pid}/task").glob("*/schedstat"))
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
 def _arrays(rows: Rows, sizes: PeerSizes) -> dict[str, NDArray[np.uint8]]:
@@ -191,15 +232,15 @@ class _Ours:
         putter = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
         return cls(buffer, FolderMediaStore(live), rows, putter)
 
-    async def round(self, groups: int, kind: Kind) -> float:
-        """Seconds to put the rollouts of so many groups, and to draw all of them with their pictures mapped."""
+    async def round(self, groups: int, kind: Kind) -> Took:
+        """To put the rollouts of so many groups, and to draw all of them with their pictures mapped."""
         acted = [await self._acted(self._group + i, kind) for i in range(groups)]
         self._group += groups
         if kind not in ("rows", "stored"):
             self._order({"put": groups})
             for _ in range(sum(len(group.refs) for group in acted)):
                 await self._said()
-        began = time.perf_counter()
+        used, began = _cpu_s(self._processes()), time.perf_counter()
         await self._put(acted, stored=kind != "stored")
         for _ in range(groups // GROUPS):
             draw = await self._buffer.sample(self._step)
@@ -208,9 +249,17 @@ class _Ours:
         for group in acted:
             for ref in group.refs:
                 assert pixels_of(self._live, ref).shape == (ref.height, ref.width, 3)
-        seconds = time.perf_counter() - began
+        took = Took(time.perf_counter() - began, _cpu_s(self._processes()) - used)
         self._live.trim(0)
-        return seconds
+        return took
+
+    def _processes(self) -> list[psutil.Process]:
+        """This one, and who looks at rollouts."""
+        mine = psutil.Process()
+        return [
+            mine,
+            *(child for child in mine.children() if any("replay.inspector" in word for word in child.cmdline())),
+        ]
 
     async def close(self) -> None:
         assert self._putter.stdin is not None
@@ -291,16 +340,16 @@ class ArrowFile:
         self.name = f"Arrow-file {pa.__version__} (page cache, never synced)"
         self._path = folder / "rows.arrow"
 
-    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> Took:
         schema = pa.schema([(name, pa.large_binary()) for name in rows[0]])
-        began = time.perf_counter()
+        used, began = time.process_time(), time.perf_counter()
         with pa.OSFile(str(self._path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             for row in rows:
                 writer.write_batch(pa.record_batch([_binary(value) for value in row.values()], schema=schema))
         with pa.memory_map(str(self._path)) as file, pa.ipc.open_file(file) as reader:
             came = sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
         assert came == len(rows)
-        return time.perf_counter() - began
+        return Took(time.perf_counter() - began, time.process_time() - used)
 
 
 def _binary(value: NDArray[np.uint8]) -> pa.Array:
@@ -316,19 +365,19 @@ class Sqlite:
         self.name = f"SQLite {sqlite3.sqlite_version} (WAL, synced)"
         self._path = folder / "rows.sqlite"
 
-    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> Took:
         with closing(sqlite3.connect(self._path, isolation_level=None)) as base:
             base.execute("PRAGMA journal_mode=WAL")
             base.execute("PRAGMA synchronous=FULL")
             columns = ", ".join(f"{name} BLOB" for name in rows[0])
             base.execute(f"CREATE TABLE rows (id INTEGER PRIMARY KEY, drawn INTEGER DEFAULT 0, {columns})")
-            began = time.perf_counter()
+            used, began = time.process_time(), time.perf_counter()
             self._put(base, rows)
             came = self._drawn(base, rows)
-            seconds = time.perf_counter() - began
+            took = Took(time.perf_counter() - began, time.process_time() - used)
             base.execute("DROP TABLE rows")
         assert came == len(rows)
-        return seconds
+        return took
 
     def _put(self, base: sqlite3.Connection, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> None:
         names, marks = ", ".join(rows[0]), ", ".join("?" for _ in rows[0])
@@ -364,14 +413,17 @@ class _Child:
         self._remote, self._process, self._said = remote, process, said
         self.name = f"{self._answer()['ready']} ({remote.survives})"
 
-    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> float:
+    def round(self, rows: Sequence[dict[str, NDArray[np.uint8]]]) -> Took:
         assert self._process.stdin is not None
+        peer = psutil.Process(self._process.pid)
+        processes = [peer, *peer.children(recursive=True)]
+        used = _cpu_s(processes)
         order = {"rows": len(rows), "shown": _shown_in(rows), "batch": IN_FLIGHT}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = self._answer()
         assert answer["rows"] == len(rows)
-        return float(answer["seconds"])
+        return Took(answer["seconds"], _cpu_s(processes) - used)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -24,7 +24,7 @@ from common.media import content_digest
 from replay.disk import Disk, write_all, write_whole
 from replay.index.columns import Saved
 from replay.index.library import faiss
-from replay.segments import map_file
+from replay.maps import map_file
 
 MANIFEST, MERGED = "manifest.json", "merged.json"
 FORMAT = 1
