@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from cluster.benchmarks import replay_peer
+from cluster.benchmarks import replay_peer, replay_peers
 from cluster.benchmarks.harness import suites
 from cluster.benchmarks.replay import measure_all
 from cluster.benchmarks.replay_draws import DrawSizes
 from cluster.benchmarks.replay_log import LogSizes
-from cluster.benchmarks.replay_peers import PeerSizes, Remote
+from cluster.benchmarks.replay_peers import PeerSizes, Remote, Took
 from cluster.benchmarks.replay_rows import CLIP, SIBLINGS, STILL, Rows, Shown, group_name, pixels_of_group
 from cluster.progress import Silent
 from common.cuts import cut_out
@@ -107,3 +111,37 @@ def test_a_peer_says_how_many_rows_came_back(tmp_path: Path) -> None:
     answers = io.StringIO()
     replay_peer.serve(Mirror(), tmp_path, orders, answers)
     assert json.loads(answers.getvalue())["rows"] == 8
+
+
+def test_a_target_is_about_processor_time_and_wall_time_stands_beside_it() -> None:
+    took = ([Took(1.0, 0.5)] * 3, [Took(4.0, 8.0)] * 3, [Took(4.0, 4.0)] * 3)
+    cost, wall = replay_peers._both("pixels{}_vs_somebody", took, 8, "1 MB", "somebody")
+    assert (cost.name, cost.value, cost.peer_value, cost.ratio, cost.noise) == ("pixels_vs_somebody", 16, 1, 16, 0.5)
+    assert (wall.name, wall.value, wall.peer_value, wall.ratio, wall.noise) == ("pixels_wall_vs_somebody", 8, 2, 4, 0)
+    assert (cost.target, wall.target) == (replay_peers.PIXELS_VS_TRANSFERQUEUE, None)
+    assert (cost.unit, wall.unit) == ("rows per CPU second of 1 MB", "rows/s of 1 MB")
+
+
+def test_processor_time_is_that_of_every_thread_of_the_processes() -> None:
+    program = "import threading, time\ndef burn():\n    while time.process_time() < 0.5: pass\n"
+    program += "    time.sleep(60)\nthreading.Thread(target=burn, daemon=True).start()\n"
+    program += "while time.process_time() < 0.5: pass\nprint(time.process_time(), flush=True)\ninput()\n"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        used = float(process.stdout.readline())
+        both, mine = [psutil.Process(), psutil.Process(process.pid)], time.process_time()
+        assert replay_peers._cpu_s(both[1:]) == pytest.approx(used, rel=0.1)
+        assert replay_peers._cpu_s(both) >= 0.9 * used
+        assert replay_peers._cpu_s(both[:1]) <= mine + 1.0
+        process.communicate("\n")
+
+
+async def test_a_round_counts_whoever_looks_at_rollouts(tmp_path: Path) -> None:
+    ours = await replay_peers._Ours.opened(tmp_path / "ours", tmp_path / "live", Rows())
+    try:
+        took = await ours.round(replay_peers.GROUPS, "pixels")
+        assert len(ours._processes()) == 2
+        assert took.wall_s > 0 and took.cpu_s > 0
+    finally:
+        await ours.close()

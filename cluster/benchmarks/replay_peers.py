@@ -4,7 +4,8 @@ Rows come singly, as rollouts end, IN_FLIGHT of them at a time. With pictures, a
 share, a view or the frames of a clip, and a crop of its own: a part of the view or of the first frame, or resampled, so
 that no pixel of it is there. Before the clock starts, pictures are where the tools of a run leave them: ours lie in the
 node's store, others' are arrays in the memory of the process that puts them, and they keep a copy a row. What each
-survives is said beside its name. "pixels_cpu" is "pixels" in the processor time of all processes that either takes.
+survives is said beside its name. Rates are of wall time, but for "pixels" against the peer that a target is set for:
+those are of the processor time of all processes that either takes, and "pixels_wall" is of wall time.
 
 Peers with packages of their own run in the environments that `scripts/setup peers` makes, each as one process that is
 told when to do a round (cluster/benchmarks/replay_peer.py); one without an environment is left out, with a line.
@@ -103,7 +104,7 @@ REMOTES = (
 async def measure_peers(
     folder: Path, rows: Rows, sizes: PeerSizes, rounds: int, remotes: Sequence[Remote] = REMOTES
 ) -> list[Figure]:
-    """rows_vs_… and pixels_vs_…, in rows a second of wall time."""
+    """rows_vs_… and pixels_vs_…, in rows a second."""
     folder.mkdir()
     figures = []
     with tempfile.TemporaryDirectory(prefix="pixelis-bench-", dir=_shared_memory()) as live:
@@ -153,9 +154,11 @@ async def _beside(
 def _both(
     name: str, took: tuple[list[Took], list[Took], list[Took]], num_rows: int, size: str, against: str
 ) -> list[Figure]:
-    """Rows in a second of the clock and in one of processors. took: ours, the peer, and the peer again."""
+    """Rows in a second of processors, which the target is about, and in one of the clock. took: ours, the peer, and the
+    peer again.
+    """
     figures = []
-    for what, unit, cpu in (("", "rows/s", False), ("_cpu", "rows per CPU second", True)):
+    for what, unit, cpu in (("", "rows per CPU second", True), ("_wall", "rows/s", False)):
         mine, theirs, again = (_rates(one, num_rows, cpu=cpu) for one in took)
         figures.append(
             compared(
@@ -164,7 +167,7 @@ def _both(
                 theirs,
                 unit=f"{unit} of {size}",
                 against=against,
-                target=PIXELS_VS_TRANSFERQUEUE,
+                target=PIXELS_VS_TRANSFERQUEUE if cpu else None,
                 again=again,
             )
         )
@@ -176,7 +179,9 @@ def _rates(took: Sequence[Took], num_rows: int, *, cpu: bool = False) -> list[fl
 
 
 def _cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """Processor seconds that the threads of these have taken so far, as Linux counts them, to the microsecond."""
+    """Processor seconds that the threads of these have taken so far, as Linux counts them, to the microsecond; those of
+    threads that have ended are left out.
+    """
     files = (file for process in processes for file in Path(f"/proc/{process.pid}/task").glob("*/schedstat"))
     return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
