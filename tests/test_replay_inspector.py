@@ -5,10 +5,9 @@ what it proved of pictures is true of them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -154,23 +153,22 @@ async def test_a_picture_that_is_not_what_it_is_called_is_refused(
     await buffer.close()
 
 
-async def process_of(inspector: Inspector) -> int:
+async def process_of(inspector: Inspector) -> subprocess.Popen[bytes]:
     assert inspector._starting is not None
-    return (await inspector._starting)._process.pid
+    return (await inspector._starting)._process
 
 
 async def test_rollouts_survive_who_looks_at_them(live: FolderMediaStore) -> None:
     async with an_inspector(live) as inspector:
         inspecting, bodies = Inspecting([inspector]), [body(zoomed(live, number)) for number in range(4 * AT_ONCE)]
         await inspecting.inspect(bodies[0])
-        pids = {await process_of(inspector)}
+        pids = {(await process_of(inspector)).pid}
         waiting = [asyncio.ensure_future(inspecting.inspect(one)) for one in bodies]
         for _ in range(TRIES):
             await asyncio.sleep(random.random() / 500)
-            pid = await process_of(inspector)
-            pids.add(pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            process = await process_of(inspector)
+            pids.add(process.pid)
+            process.kill()
         assert len(await asyncio.gather(*waiting)) == len(bodies), "a rollout was refused because a process was killed"
         await inspecting.inspect(bodies[0])
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids), "a process was left behind"
@@ -208,16 +206,16 @@ async def test_whoever_waits_is_told_that_the_replay_closed(live: FolderMediaSto
     inspector = Inspector(live.root)
     inspecting, one = Inspecting([inspector]), body(zoomed(live, 0))
     await inspecting.inspect(one)
-    pid = await process_of(inspector)
-    os.kill(pid, signal.SIGSTOP)
+    process = await process_of(inspector)
+    process.send_signal(signal.SIGSTOP)
     waiting = asyncio.ensure_future(inspecting.inspect(one))
     await asyncio.sleep(0.01)
     closing = asyncio.ensure_future(inspecting.close())
     with pytest.raises(Stopped):
         await waiting
-    os.kill(pid, signal.SIGCONT)
+    process.send_signal(signal.SIGCONT)
     await closing
-    assert not Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{process.pid}").exists()
 
 
 async def test_one_that_cannot_start_is_said_so(live: FolderMediaStore, monkeypatch: pytest.MonkeyPatch) -> None:
