@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import struct
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,9 +28,9 @@ import msgspec
 from common.errors import ContractError, ReplayError
 from common.media import FolderMediaStore
 from replay.inspecting import Inspected, InspectorEnded, inspect_all
+from replay.programs import start_program
 from replay.proving import Proofs, Proven
 
-_PROGRAM = "import sys; from replay.inspector import main; main(sys.argv[1])"
 _READY = b"\x01"
 _BUFFER_BYTES = 1 << 20
 _U32 = struct.Struct("<I")
@@ -82,12 +80,9 @@ class _Link:
     @classmethod
     async def opened(cls, live: Path | None) -> _Link:
         ours, theirs = socket.socketpair()
-        paths = os.pathsep.join(path for path in sys.path if path)
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        command = (sys.executable, "-P", "-c", _PROGRAM)
         try:
             with theirs:
-                process = subprocess.Popen([*command, str(live or "")], stdin=theirs.fileno(), env=environment)
+                process = start_program(__name__, str(live or ""), stdin=theirs.fileno())
         except OSError as error:
             ours.close()
             raise ReplayError(f"the process that looks at rollouts cannot be started: {error.strerror}") from error

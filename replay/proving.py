@@ -14,6 +14,8 @@ from replay.frames import Bytes
 
 NUM_REMEMBERED = 1 << 16
 """Files whose bytes are known to be what they are called."""
+MAPS_AT_ONCE = 8
+"""Pictures that are kept mapped: each takes a file descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Proven:
 
 
 class Prover:
-    """Looks into the live store for one batch, each picture mapped once."""
+    """Looks into the live store for one batch; a picture that was just looked at is mapped already."""
 
     def __init__(self, live: FolderMediaStore) -> None:
         self._live = live
@@ -55,6 +57,8 @@ class Prover:
 
     def _mapped(self, digest: str) -> Bytes:
         if digest not in self._maps:
+            if len(self._maps) == MAPS_AT_ONCE:
+                del self._maps[next(iter(self._maps))]
             self._maps[digest] = memoryview(self._live.mapped(digest))
         return self._maps[digest]
 

@@ -14,8 +14,9 @@ import pytest
 from common.media import FolderMediaStore, put_view
 from replay.log import Log
 from replay.maps import map_file
-from replay.media import DurableMedia
+from replay.media import DurableMedia, Wanted
 from replay.packs import PackedMedia
+from replay.proving import Proofs
 
 NUM_FILES = 60
 
@@ -63,6 +64,20 @@ def test_there_may_be_more_segments_than_files_that_may_be_open(tmp_path: Path) 
     frames = log.mapped(range(NUM_FILES))
     assert [int.from_bytes(frame.body[:4], "little") for frame in frames] == list(range(NUM_FILES))
     log.close()
+
+
+@pytest.mark.usefixtures("few_files")
+def test_rollouts_may_show_more_pictures_together_than_files_that_may_be_open(tmp_path: Path) -> None:
+    live = FolderMediaStore(tmp_path / "live")
+    refs = [put_view(live, np.full((4, 4, 3), number, np.uint8)) for number in range(NUM_FILES)]
+    halves = refs[: NUM_FILES // 2], refs[NUM_FILES // 2 :]
+    found = Proofs(live).of_all([(half, ()) for half in halves])
+    assert [one.whole for one in found] == [tuple(ref.digest for ref in half) for half in halves]
+    media = DurableMedia(tmp_path / "kept", live=live)
+    kept, digests = media.append_all([Wanted(tuple(half)) for half in halves])
+    assert kept == [48 * len(half) for half in halves]
+    assert len(digests) == NUM_FILES
+    media.close()
 
 
 def test_a_map_lives_as_long_as_any_view_of_it(tmp_path: Path) -> None:

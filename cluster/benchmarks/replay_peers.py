@@ -24,7 +24,7 @@ import tempfile
 import time
 from asyncio.subprocess import Process
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, TypeAlias, get_args
@@ -39,6 +39,7 @@ from cluster.benchmarks.harness import Figure, compared, in_turn, interleaved
 from cluster.benchmarks.replay_rows import CLIP, PHASE, SIBLINGS, STILL, Rows, group_name, pixels_of_group
 from common.media import FolderMediaStore, content_digest, pixels_of
 from common.types import MediaRef
+from replay import inspector
 from replay.buffer import ReplayBuffer
 from replay.config import ReplayConfig
 from replay.opening import open_replay
@@ -182,8 +183,11 @@ def _cpu_s(processes: Iterable[psutil.Process]) -> float:
     """Processor seconds that the threads of these have taken so far, as Linux counts them, to the microsecond; those of
     threads that have ended are left out.
     """
-    files = (file for process in processes for file in Path(f"/proc/{process.pid}/task").glob("*/schedstat"))
-    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+    used_ns = 0
+    for file in (file for process in processes for file in Path(f"/proc/{process.pid}/task").glob("*/schedstat")):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            used_ns += int(file.read_text().split()[0])
+    return used_ns / 1e9
 
 
 def _arrays(rows: Rows, sizes: PeerSizes) -> dict[str, NDArray[np.uint8]]:
@@ -261,10 +265,7 @@ class _Ours:
     def _processes(self) -> list[psutil.Process]:
         """This one, and who looks at rollouts."""
         mine = psutil.Process()
-        return [
-            mine,
-            *(child for child in mine.children() if any("replay.inspector" in word for word in child.cmdline())),
-        ]
+        return [mine, *(child for child in mine.children() if inspector.__name__ in " ".join(child.cmdline()))]
 
     async def close(self) -> None:
         assert self._putter.stdin is not None

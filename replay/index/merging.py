@@ -24,6 +24,7 @@ from replay.disk import Disk
 from replay.index.columns import Saved, coded
 from replay.index.files import MERGED, SavedPart, open_part, read_manifest, read_retired, write_json, write_part
 from replay.index.library import faiss
+from replay.programs import start_program
 
 _ROWS_AT_ONCE = 16_384
 _SAMPLES_PER_LIST = 64
@@ -31,9 +32,6 @@ _TRAINING_ROUNDS = 10
 
 Source = tuple[Any, Saved, NDArray[np.int64]]
 """A FAISS index, its columns, and the rows of it that are alive."""
-
-
-_PROGRAM = "import sys; from replay.index.merging import main; sys.exit(main(sys.argv[1]))"
 
 
 class Merge(Protocol):
@@ -49,14 +47,8 @@ class Merging:
     """The process, for whoever waits for it. Raises OSError when it cannot be started."""
 
     def __init__(self, folder: Path) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
+        pipe = subprocess.PIPE
+        self._process = start_program(__name__, str(folder), stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe)
 
     def wait(self) -> None:
         process = self._process
